@@ -1,0 +1,99 @@
+# make demo     environment, install, and the main job on the embedded corpus
+# make test     environment, install, lint, types, fast tests       (.ci/run calls this)
+# make help     the rest
+#
+# PYTHON=python3.12   another interpreter, in its own environment (.venv-3.12)
+# JAX=0.11            another JAX line, in its own environment    (.venv-3.12-jax0.11)
+# ARGS="-k mel -x"    more arguments for pytest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+JAX ?=
+JOBS ?= 2
+ARGS ?=
+
+# The interpreter: as named, else the newest one of that version that pyenv keeps.
+FIND_PYTHON := for p in $(PYTHON) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(patsubst python%,%,$(notdir $(PYTHON)))*/bin/python 2>/dev/null | sort -rV); do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done
+VERSION := $(if $(filter-out python3 python,$(PYTHON)),-$(patsubst python%,%,$(notdir $(PYTHON))))
+VENV := .venv$(VERSION)$(if $(JAX),-jax$(JAX))
+BIN := $(VENV)/bin
+PIN := $(if $(JAX),'jax==$(JAX).*')
+
+# Two test processes on two cores: one thread for each of the many pools that would otherwise fight.
+TEST_ENV := env JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=2 MPLBACKEND=Agg \
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NPROC=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
+
+.PHONY: help demo test test-slow test-faults test-torch bench lint format env clean distclean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+demo: $(VENV)/.core  ## pre-train a small model on the embedded corpus: curve, picture, k-NN before and after
+	@$(BIN)/python -m experiments.pretrain --config demo --workdir runs/demo
+
+test: lint  ## lint, types and every fast test
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(ARGS)
+
+test-slow: $(VENV)/.dev  ## the proofs that take minutes
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m slow $(ARGS)
+
+test-faults: $(VENV)/.dev  ## kill -9, full disks, damaged files
+	@$(PYTEST) -q -m faults $(ARGS)
+
+test-torch: $(VENV)/.torch  ## parity with PyTorch, live
+	@$(PYTEST) -q -n $(JOBS) -k torch $(ARGS)
+
+bench: $(VENV)/.dev  ## the speed figures of the README
+	@$(BIN)/python -m pytest -q -s -m bench $(ARGS)
+
+lint: $(VENV)/.dev  ## ruff (lint, format) and mypy
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "make: files above are not formatted; run: make format"; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+
+format: $(VENV)/.dev  ## format, and mend what lint can mend
+	@$(BIN)/ruff check --fix --quiet || true
+	@$(BIN)/ruff format
+
+env: $(VENV)/.dev  ## only the environment
+
+# Each stamp is newer than what it was made from, so set-up runs again only when that changes.
+# uv resolves and unpacks several times faster than pip; where it cannot be had or fails, pip does the same.
+install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(BIN)/python $(1); } || \
+	$(BIN)/python -m pip install --quiet $(1)
+
+$(BIN)/python:
+	@py=$$($(FIND_PYTHON)) && [ -n "$$py" ] || { \
+	  echo "make: $(PYTHON) is not a Python 3.11 or newer; name one: make PYTHON=/path/to/python3.12"; exit 2; }; \
+	echo "make: new environment in $(VENV)"; "$$py" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet uv || echo "make: no uv here, so pip installs"
+
+$(VENV)/.core: pyproject.toml requirements.txt | $(BIN)/python
+	@echo "make: installing into $(VENV)"
+	@$(call install,-e . $(PIN))
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo "make: installing the development tools"
+	@$(call install,-e '.[dev]' $(PIN))
+	@touch $@
+
+# pip alone: its settings may name a smaller CPU build of PyTorch.
+$(VENV)/.torch: $(VENV)/.dev
+	@echo "make: installing PyTorch"
+	@$(BIN)/python -m pip install --quiet -e '.[torch]' $(PIN)
+	@touch $@
+
+clean:  ## caches and build products
+	@rm -rf build dist *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean  ## and every environment
+	@rm -rf .venv .venv-*

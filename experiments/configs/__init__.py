@@ -1,0 +1,1 @@
+"""Named experiments, one small file per family."""

@@ -1,0 +1,19 @@
+"""Settings that every test shares: eight simulated devices, no silent rank promotion, and the optional sample data."""
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+  """The folder of recorded arrays and recordings beside the repository; tests that need it skip without it."""
+  if not SHARED.is_dir():
+    pytest.skip(f"needs the sample data in {SHARED.name}/ beside the repository")
+  return SHARED

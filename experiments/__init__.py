@@ -1,1 +1,4 @@
-"""Runnable experiments: `python -m experiments.NAME --config CONFIG`; `--help` lists the configs and every field."""
+"""Runnable experiments: `python -m experiments.NAME --config CONFIG`.
+
+`--help` lists the named configs of that experiment and every field that can be set after them.
+"""

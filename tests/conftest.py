@@ -1,4 +1,4 @@
-"""Settings that every test shares: eight simulated devices, no silent rank promotion, and the optional sample data."""
+"""What every test shares: eight simulated devices, no silent rank promotion, the sample data."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-  """The folder of recorded arrays and recordings beside the repository; tests that need it skip without it."""
+  """The folder of fixtures and recordings beside the repository; without it the test skips."""
   if not SHARED.is_dir():
     pytest.skip(f"needs the sample data in {SHARED.name}/ beside the repository")
   return SHARED

@@ -1,1 +1,1 @@
-"""What a training run is made of: command line, mesh, state, step, optimiser, checkpoints, metrics and loop."""
+"""What a training run is made of: command line, mesh, state, step, checkpoints, metrics, loop."""

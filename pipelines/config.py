@@ -1,0 +1,85 @@
+"""What audio a run reads, and how it is cut: one frozen dataclass that every entry point shares."""
+
+import dataclasses
+import difflib
+import math
+
+from pipelines.errors import DataError
+
+CROPS = ("sequential", "random")
+ORDERS = ("global", "shards")
+CACHES = ("none", "memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Settings of the audio pipeline. Invalid values raise DataError with the fix."""
+
+  source: tuple[str, ...] = ("synthetic",)
+  """Each one: "synthetic", "synthetic:CLIPS", a folder, a manifest (.csv, .tsv, .jsonl), tar shards
+  ("x-{000..099}.tar"), TFRecord shards (glob or brace list), or "tfds:NAME"."""
+  weights: tuple[float, ...] = ()
+  """Mixing weights, one per source; () joins the sources into one set, so each clip is equally likely."""
+  split: str = "train"
+  """Split of a TFDS source."""
+  data_dir: str = ""
+  """Folder of prepared TFDS data sets ("" means the default of TFDS)."""
+  sample_rate: int = 16_000
+  """Rate in Hz at which waves are handed over."""
+  crop_seconds: float = 10.0
+  """Length of a clip in seconds."""
+  crop: str = "sequential"
+  """"sequential": back to back from the start, remainder dropped. "random": same number of clips, but
+  each start is a pure function of (seed, epoch, clip)."""
+  order: str = "global"
+  """"global": a permutation of all clips. "shards": shards are permuted and each is read through."""
+  holdout: float = 0.0
+  """Share of recordings, chosen by a stable hash of their id, that is kept out of training."""
+  cache: str = "none"
+  """"memory": decode each recording once and keep it in RAM; for small sets, works without TensorFlow."""
+  workers: int = 0
+  """Decoding threads; 0 means one per core. Never changes what a batch holds."""
+  prefetch: int = 2
+  """Batches that are prepared ahead of the consumer."""
+  max_bad_share: float = 0.01
+  """Share of unusable recordings past which the run stops."""
+
+  def __post_init__(self):
+    if isinstance(self.source, str):  # a lone string is what most people type; a tuple of letters is never meant
+      object.__setattr__(self, "source", (self.source,))
+    object.__setattr__(self, "source", tuple(self.source))
+    object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+    if not self.source or not all(isinstance(s, str) and s for s in self.source):
+      raise DataError("data.source is empty; give a folder, a manifest, shards, tfds:NAME or synthetic")
+    if self.weights and len(self.weights) != len(self.source):
+      raise DataError(
+        f"data.weights has {len(self.weights)} entries for {len(self.source)} sources; give one per source or none"
+      )
+    if any(not (math.isfinite(w) and w > 0) for w in self.weights):
+      raise DataError(f"data.weights must all be positive, got {self.weights}; leave a source out instead of 0")
+    for name, choices in (("crop", CROPS), ("order", ORDERS), ("cache", CACHES)):
+      _check_choice(name, getattr(self, name), choices)
+    if not 1_000 <= self.sample_rate <= 384_000:
+      raise DataError(f"data.sample_rate is {self.sample_rate} Hz; it must lie between 1000 and 384000 (usual: 16000)")
+    if not (math.isfinite(self.crop_seconds) and self.crop_samples >= 1):
+      raise DataError(f"data.crop_seconds is {self.crop_seconds}; give a length of at least one sample, such as 10")
+    if not 0.0 <= self.holdout < 1.0:
+      raise DataError(f"data.holdout is {self.holdout}; it is a share of the recordings in [0, 1), such as 0.05")
+    if not 0.0 <= self.max_bad_share <= 1.0:
+      raise DataError(f"data.max_bad_share is {self.max_bad_share}; it is a share in [0, 1], such as 0.01")
+    if self.workers < 0:
+      raise DataError(f"data.workers is {self.workers}; give 0 for one thread per core, or a positive number")
+    if self.prefetch < 1:
+      raise DataError(f"data.prefetch is {self.prefetch}; give at least 1 batch")
+
+  @property
+  def crop_samples(self) -> int:
+    """Samples of a clip at `sample_rate`."""
+    return round(self.crop_seconds * self.sample_rate) if math.isfinite(self.crop_seconds) else 0
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(f"data.{name} is {value!r}; choose one of {', '.join(choices)}{hint}")

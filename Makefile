@@ -18,9 +18,9 @@ JOBS ?= 2
 ARGS ?=
 
 # The interpreter: as named, else the newest one of that version that pyenv keeps.
-FIND_PYTHON := for p in $(PYTHON) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(patsubst python%,%,$(notdir $(PYTHON)))*/bin/python 2>/dev/null | sort -rV); do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done
-VERSION := $(if $(filter-out python3 python,$(PYTHON)),-$(patsubst python%,%,$(notdir $(PYTHON))))
+PY := $(shell for p in $(PYTHON) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(patsubst python%,%,$(notdir $(PYTHON)))*/bin/python 2>/dev/null | sort -rV); do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+VERSION := $(if $(filter-out python3,$(PYTHON)),$(shell $(PY) -c 'import sys; print("-%d.%d" % sys.version_info[:2])' 2>/dev/null))
 VENV := .venv$(VERSION)$(if $(JAX),-jax$(JAX))
 BIN := $(VENV)/bin
 PIN := $(if $(JAX),'jax==$(JAX).*')
@@ -70,9 +70,9 @@ install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(BIN)/py
 	$(BIN)/python -m pip install --quiet $(1)
 
 $(BIN)/python:
-	@py=$$($(FIND_PYTHON)) && [ -n "$$py" ] || { \
-	  echo "make: $(PYTHON) is not a Python 3.11 or newer; name one: make PYTHON=/path/to/python3.12"; exit 2; }; \
-	echo "make: new environment in $(VENV)"; "$$py" -m venv $(VENV)
+	@[ -n "$(PY)" ] || { echo "make: $(PYTHON) is no Python 3.11 or newer; try make PYTHON=/path/to/python3.12"; exit 2; }
+	@echo "make: new environment in $(VENV)"
+	@$(PY) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet uv || echo "make: no uv here, so pip installs"
 
 $(VENV)/.core: pyproject.toml requirements.txt | $(BIN)/python

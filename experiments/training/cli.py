@@ -9,6 +9,7 @@ jsonargparse print the whole usage before an error and take `--config` for a fil
 """
 
 import difflib
+import enum
 import errno
 import os
 import re
@@ -210,7 +211,8 @@ def help_text(
       lines += ["", f"{head}:"]
       section = head
     note = f"{leaf.help} " if leaf.help else ""
-    left = f"--{leaf.path} {fields.type_name(leaf.type)}"
+    kind = fields.type_name(leaf.type) if fields.settable(leaf.type) else "(in configurations only)"
+    left = f"--{leaf.path} {kind}"
     lines += _entry(left, f"{note}[{_show(leaf.value)}]", width)
   lines += ["", f"--debug or {DEBUG_VARIABLE}=1 shows the whole trace of an error."]
   return "\n".join(lines)
@@ -227,7 +229,9 @@ def _entry(left: str, right: str, width: int, column: int = 36) -> list[str]:
 def _show(value: Any) -> str:
   if isinstance(value, list | tuple):
     return " ".join(_show(v) for v in value) or "empty"
-  return "none" if value is None else getattr(value, "name", None) or str(value) or "empty"
+  if isinstance(value, bool) or value is None:
+    return str(value).lower()
+  return value.name if isinstance(value, enum.Enum) else str(value) or "empty"
 
 
 def run_main(

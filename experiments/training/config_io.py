@@ -98,7 +98,8 @@ def _join(where: str, key: str) -> str:
 def diff(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
   """(dotted field, value in a, value in b) for every field that differs.
 
-  "absent" stands for the value where one side lacks the field. Each of `a` and `b` is a configuration or the dictionary of one.
+  "absent" stands for the value where one side lacks the field. Each of `a` and `b` is a
+  configuration or the dictionary of one.
   """
   one, two = (_flat(c if isinstance(c, dict) else to_dict(c)) for c in (a, b))
   paths = list(dict.fromkeys([*one, *two]))

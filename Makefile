@@ -20,7 +20,7 @@ ARGS ?=
 # The interpreter: as named, else the newest one of that version that pyenv keeps.
 PY := $(shell for p in $(PYTHON) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(patsubst python%,%,$(notdir $(PYTHON)))*/bin/python 2>/dev/null | sort -rV); do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-VERSION := $(if $(filter-out python3,$(PYTHON)),$(shell $(PY) -c 'import sys; print("-%d.%d" % sys.version_info[:2])' 2>/dev/null))
+VERSION := $(if $(filter-out python3,$(PYTHON)),$(if $(PY),$(shell $(PY) -c 'import sys; print("-%d.%d" % sys.version_info[:2])'),-none))
 VENV := .venv$(VERSION)$(if $(JAX),-jax$(JAX))
 BIN := $(VENV)/bin
 PIN := $(if $(JAX),'jax==$(JAX).*')

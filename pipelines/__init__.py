@@ -1,5 +1,8 @@
-"""Audio from file to device: sources, seeded order, crops, batches. Names load lazily, so importing this package
-(or `pipelines.mel`) pulls in neither TensorFlow nor an audio library."""
+"""Audio from file to device: sources, seeded order, crops, batches.
+
+Names load lazily, so importing this package (or `pipelines.mel`) pulls in neither TensorFlow nor an
+audio library.
+"""
 
 import importlib
 

@@ -19,7 +19,7 @@ class DataConfig:
   """Each one: "synthetic", "synthetic:CLIPS", a folder, a manifest (.csv, .tsv, .jsonl), tar shards
   ("x-{000..099}.tar"), TFRecord shards (glob or brace list), or "tfds:NAME"."""
   weights: tuple[float, ...] = ()
-  """Mixing weights, one per source; () joins the sources into one set, so each clip is equally likely."""
+  """Mixing weights, one per source; () joins the sources: each clip is equally likely."""
   split: str = "train"
   """Split of a TFDS source."""
   data_dir: str = ""
@@ -29,14 +29,14 @@ class DataConfig:
   crop_seconds: float = 10.0
   """Length of a clip in seconds."""
   crop: str = "sequential"
-  """"sequential": back to back from the start, remainder dropped. "random": same number of clips, but
-  each start is a pure function of (seed, epoch, clip)."""
+  """"sequential": back to back from the start, remainder dropped. "random": as many clips, but each
+  start is a pure function of (seed, epoch, clip)."""
   order: str = "global"
-  """"global": a permutation of all clips. "shards": shards are permuted and each is read through."""
+  """"global": a permutation of all clips. "shards": shards are permuted, each is read through."""
   holdout: float = 0.0
   """Share of recordings, chosen by a stable hash of their id, that is kept out of training."""
   cache: str = "none"
-  """"memory": decode each recording once and keep it in RAM; for small sets, works without TensorFlow."""
+  """"memory": decode each recording once, keep it in RAM: for small sets; needs no TensorFlow."""
   workers: int = 0
   """Decoding threads; 0 means one per core. Never changes what a batch holds."""
   prefetch: int = 2
@@ -45,30 +45,47 @@ class DataConfig:
   """Share of unusable recordings past which the run stops."""
 
   def __post_init__(self):
-    if isinstance(self.source, str):  # a lone string is what most people type; a tuple of letters is never meant
+    if isinstance(
+      self.source, str
+    ):  # a lone string is what most people type; a tuple of letters is never meant
       object.__setattr__(self, "source", (self.source,))
     object.__setattr__(self, "source", tuple(self.source))
     object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
     if not self.source or not all(isinstance(s, str) and s for s in self.source):
-      raise DataError("data.source is empty; give a folder, a manifest, shards, tfds:NAME or synthetic")
+      raise DataError(
+        "data.source is empty; give a folder, a manifest, shards, tfds:NAME or synthetic"
+      )
     if self.weights and len(self.weights) != len(self.source):
       raise DataError(
-        f"data.weights has {len(self.weights)} entries for {len(self.source)} sources; give one per source or none"
+        f"data.weights has {len(self.weights)} entries for {len(self.source)} sources; "
+        "give one per source or none"
       )
     if any(not (math.isfinite(w) and w > 0) for w in self.weights):
-      raise DataError(f"data.weights must all be positive, got {self.weights}; leave a source out instead of 0")
+      raise DataError(
+        f"data.weights must all be positive, got {self.weights}; leave a source out instead of 0"
+      )
     for name, choices in (("crop", CROPS), ("order", ORDERS), ("cache", CACHES)):
       _check_choice(name, getattr(self, name), choices)
     if not 1_000 <= self.sample_rate <= 384_000:
-      raise DataError(f"data.sample_rate is {self.sample_rate} Hz; it must lie between 1000 and 384000 (usual: 16000)")
+      raise DataError(
+        f"data.sample_rate is {self.sample_rate} Hz; give 1000 to 384000 (usual: 16000)"
+      )
     if not (math.isfinite(self.crop_seconds) and self.crop_samples >= 1):
-      raise DataError(f"data.crop_seconds is {self.crop_seconds}; give a length of at least one sample, such as 10")
+      raise DataError(
+        f"data.crop_seconds is {self.crop_seconds}; give at least one sample, such as 10"
+      )
     if not 0.0 <= self.holdout < 1.0:
-      raise DataError(f"data.holdout is {self.holdout}; it is a share of the recordings in [0, 1), such as 0.05")
+      raise DataError(
+        f"data.holdout is {self.holdout}; it is a share of the recordings in [0, 1), such as 0.05"
+      )
     if not 0.0 <= self.max_bad_share <= 1.0:
-      raise DataError(f"data.max_bad_share is {self.max_bad_share}; it is a share in [0, 1], such as 0.01")
+      raise DataError(
+        f"data.max_bad_share is {self.max_bad_share}; it is a share in [0, 1], such as 0.01"
+      )
     if self.workers < 0:
-      raise DataError(f"data.workers is {self.workers}; give 0 for one thread per core, or a positive number")
+      raise DataError(
+        f"data.workers is {self.workers}; give 0 for one thread per core, or a positive number"
+      )
     if self.prefetch < 1:
       raise DataError(f"data.prefetch is {self.prefetch}; give at least 1 batch")
 

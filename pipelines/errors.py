@@ -1,4 +1,4 @@
-"""Errors of the audio pipeline. Each message is one line that names the file, field or flag, and the way out."""
+"""Errors of the audio pipeline: one line that names the file, field or flag, and the way out."""
 
 
 class DataError(ValueError):
@@ -6,4 +6,4 @@ class DataError(ValueError):
 
 
 class BadAudio(DataError):
-  """One recording cannot be used (damaged, empty, absent, not finite); training substitutes another."""
+  """A recording cannot be used (damaged, empty, absent, not finite); training takes another."""

@@ -13,7 +13,8 @@ def to_device(batch: dict[str, Any], sharding: "jax.sharding.Sharding") -> dict[
 
   Args:
     batch: this host's rows, as `batches` yields them: arrays whose first axis is the local batch.
-    sharding: how the first (batch) axis is laid out, such as NamedSharding(mesh, P(("data", "fsdp"))).
+    sharding: how the first (batch) axis is laid out, such as
+      NamedSharding(mesh, P(("data", "fsdp"))).
 
   Returns:
     Global arrays by field. Text fields (`id`) have no place on a device and are left out.
@@ -21,4 +22,6 @@ def to_device(batch: dict[str, Any], sharding: "jax.sharding.Sharding") -> dict[
   import jax  # a data worker that never meets a device need not pay for this import
 
   numeric = {name: value for name, value in batch.items() if np.asarray(value).dtype.kind in "biuf"}
-  return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in numeric.items()}
+  return {
+    name: jax.make_array_from_process_local_data(sharding, value) for name, value in numeric.items()
+  }

@@ -1,0 +1,115 @@
+"""Columns of an index of recordings: frugal in memory, and stored as one .npz file.
+
+Tens of millions of recordings must fit: a Python string costs some 100 bytes each, so text is kept
+as one block of UTF-8 with the end of each item.
+"""
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+
+class PackedStrings(Sequence):
+  """An immutable list of text in two arrays: u8[bytes] and i64[items] (end of each item)."""
+
+  def __init__(self, blob: np.ndarray, ends: np.ndarray):
+    self.blob, self.ends = blob, ends
+
+  @classmethod
+  def pack(cls, items: Iterable[str]) -> "PackedStrings":
+    """Packs text; what is not valid Unicode (file names can be) survives the way back."""
+    coded = [item.encode("utf-8", "surrogateescape") for item in items]
+    ends = np.cumsum([len(c) for c in coded], dtype=np.int64)
+    return cls(np.frombuffer(b"".join(coded), np.uint8), ends.reshape(-1))
+
+  def __len__(self) -> int:
+    return len(self.ends)
+
+  def __getitem__(self, i):
+    if isinstance(i, slice):
+      return [self[k] for k in range(*i.indices(len(self)))]
+    i = range(len(self))[i]
+    start = self.ends[i - 1] if i else 0
+    return self.blob[start : self.ends[i]].tobytes().decode("utf-8", "surrogateescape")
+
+  def __iter__(self) -> Iterator[str]:
+    return (self[i] for i in range(len(self)))
+
+  def take(self, keep: np.ndarray) -> "PackedStrings":
+    """The items at the given numbers, or where a boolean mask is True."""
+    keep = np.flatnonzero(keep) if keep.dtype == bool else keep
+    if len(keep) == len(self) and np.array_equal(keep, np.arange(len(self))):
+      return self
+    lengths = np.diff(self.ends, prepend=0)[keep]
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    source = np.repeat(self.ends[keep] - lengths, lengths) + within
+    return PackedStrings(self.blob[source], ends)
+
+
+Column = np.ndarray | PackedStrings
+
+
+def take(columns: dict[str, Column], keep: np.ndarray) -> dict[str, Column]:
+  """The same rows of every column."""
+  return {n: c.take(keep) if isinstance(c, PackedStrings) else c[keep] for n, c in columns.items()}
+
+
+def concatenate(parts: Sequence[dict[str, Column]]) -> dict[str, Column]:
+  """Columns with the rows of all parts, in order; every part has the same columns."""
+  whole: dict[str, Column] = {}
+  for name in parts[0]:
+    columns = [part[name] for part in parts]
+    if isinstance(columns[0], PackedStrings):
+      shift = np.cumsum([0] + [len(c.blob) for c in columns])
+      ends = [c.ends + s for c, s in zip(columns, shift, strict=False)]
+      whole[name] = PackedStrings(np.concatenate([c.blob for c in columns]), np.concatenate(ends))
+    else:
+      whole[name] = np.concatenate(columns)
+  return whole
+
+
+def save(path: str, columns: dict[str, Column]) -> None:
+  """Writes columns to `path` so that a reader sees the whole file or none."""
+  arrays = {}
+  for name, column in columns.items():
+    if isinstance(column, PackedStrings):
+      arrays[f"{name}.text"], arrays[f"{name}.ends"] = column.blob, column.ends
+    else:
+      arrays[name] = column
+  handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", suffix=".part")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      np.savez(file, **arrays)
+    os.chmod(temporary, 0o644)  # mkstemp makes files private; an index is as public as its data
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def load_bytes(data: bytes) -> dict[str, Column] | None:
+  """Reads the content of a file that `save` wrote; None when it is damaged."""
+  return load(io.BytesIO(data))
+
+
+def load(path: str | io.BytesIO) -> dict[str, Column] | None:
+  """Reads what `save` wrote; None when there is no such file or it is damaged."""
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      arrays = dict(stored)
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None
+  columns: dict[str, Column] = {}
+  for name, array in arrays.items():
+    if name.endswith(".text"):
+      if f"{name[:-5]}.ends" not in arrays:
+        return None
+      columns[name[:-5]] = PackedStrings(array, arrays[f"{name[:-5]}.ends"])
+    elif not name.endswith(".ends"):
+      columns[name] = array
+  return columns

@@ -1,0 +1,274 @@
+"""A data set: sources, cut into clips and numbered through, with the part held out left aside."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines import crops
+from pipelines.config import DataConfig
+from pipelines.errors import DataError
+from pipelines.order import Order
+from pipelines.sources import Source, open_source
+
+PARTS = ("train", "holdout", "all")
+
+
+class Clip(NamedTuple):
+  """Where a clip comes from: source number, recording in it, which clip of the recording."""
+
+  source: int
+  recording: int
+  number: int
+
+
+class Part(NamedTuple):
+  """The recordings of one source that belong to a data set."""
+
+  recordings: np.ndarray  # i64[n], numbers in the source
+  ends: np.ndarray  # i64[n], clips up to and with each recording
+
+
+class Dataset:
+  """Clips 0..len-1 over all sources; `batches` decides their order.
+
+  Attributes:
+    cfg: the configuration.
+    sources: the opened sources.
+    skipped: (id, reason) of recordings that were found unusable while indexing.
+    classes: class names that labels index, or None where no source has labels.
+  """
+
+  def __init__(self, cfg: DataConfig, sources: Sequence[Source], part: str = "all"):
+    if part not in PARTS:
+      raise DataError(f"part {part!r} is not one of {', '.join(PARTS)}")
+    if part == "holdout" and not cfg.holdout:
+      raise DataError("part 'holdout' is empty: set data.holdout to a share such as 0.05")
+    self.cfg, self.sources, self.part = cfg, tuple(sources), part
+    self._prefixes = _prefixes(self.sources)
+    self.skipped = [
+      (prefix + name, reason)
+      for prefix, source in zip(self._prefixes, self.sources, strict=True)
+      for name, reason in getattr(source, "skipped", ())
+    ]
+    self.recordings_found = len(self.skipped) + sum(len(s.frames) for s in self.sources)
+    check_share(self.skipped, self.recordings_found, cfg)
+    self._parts = [_select(s, cfg, part) for s in self.sources]
+    self.weights = cfg.weights
+    self._drop_empty()
+    self._first = np.cumsum([0] + [int(p.ends[-1]) for p in self._parts])
+    self.classes = _classes(self.sources)
+
+  def _drop_empty(self) -> None:
+    """A source that is too small for a held-out recording has no say in validation."""
+    full = [i for i, p in enumerate(self._parts) if len(p.recordings)]
+    for source, chosen in zip(self.sources, self._parts, strict=True):
+      if not len(chosen.recordings) and not (self.part == "holdout" and full):
+        raise DataError(_why_empty(source, self.cfg, self.part))
+    self.sources = tuple(self.sources[i] for i in full)
+    self._prefixes = [self._prefixes[i] for i in full]
+    self._parts = [self._parts[i] for i in full]
+    self.weights = tuple(self.weights[i] for i in full) if self.weights else ()
+
+  def __len__(self) -> int:
+    """Clips per epoch."""
+    return int(self._first[-1])
+
+  @property
+  def recordings(self) -> int:
+    """Recordings in this part."""
+    return sum(len(p.recordings) for p in self._parts)
+
+  def recordings_of(self, source: int) -> np.ndarray:
+    """i64[n]: numbers of the recordings of one source that belong to this part."""
+    return self._parts[source].recordings
+
+  @functools.cached_property
+  def hours(self) -> float:
+    """Length of all recordings in this part."""
+    return (
+      sum(
+        float(np.sum(s.frames[p.recordings] / s.rates[p.recordings]))
+        for s, p in zip(self.sources, self._parts, strict=True)
+      )
+      / 3600.0
+    )
+
+  def clip(self, example: int) -> Clip:
+    """Resolves a clip number."""
+    source = int(np.searchsorted(self._first, example, side="right")) - 1
+    part = self._parts[source]
+    inside = example - int(self._first[source])
+    row = int(np.searchsorted(part.ends, inside, side="right"))
+    before = int(part.ends[row - 1]) if row else 0
+    return Clip(source, int(part.recordings[row]), inside - before)
+
+  def source_range(self, example: int) -> tuple[int, int]:
+    """First clip and number of clips of the source that a clip belongs to."""
+    source = int(np.searchsorted(self._first, example, side="right")) - 1
+    return int(self._first[source]), int(self._first[source + 1] - self._first[source])
+
+  def clip_id(self, clip: Clip) -> str:
+    """The recording's id; "#1", "#2", ... follow it for clips after the first."""
+    name = self.recording_id(clip)
+    return f"{name}#{clip.number}" if clip.number else name
+
+  def recording_id(self, clip: Clip) -> str:
+    """The recording's id, after the name of its source where there are several."""
+    return self._prefixes[clip.source] + str(self.sources[clip.source].ids[clip.recording])
+
+  def label(self, clip: Clip) -> int:
+    """Class number of a clip, -1 where unknown."""
+    labels = self.sources[clip.source].labels
+    if labels is None or self.classes is None:
+      return -1
+    name = _class_name(self.sources[clip.source], labels[clip.recording])
+    return self._class_number.get(name, -1)
+
+  @functools.cached_property
+  def _class_number(self) -> dict[str, int]:
+    return {name: i for i, name in enumerate(self.classes or ())}
+
+  @functools.cached_property
+  def ids(self) -> Sequence[str]:
+    """Id of every clip, made when asked for."""
+    return _Each(self, lambda clip: self.clip_id(clip))
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray | None:
+    """i32[len], class number of every clip, -1 where unknown; None where no source has labels."""
+    if self.classes is None:
+      return None
+    return np.array([self.label(self.clip(i)) for i in range(len(self))], np.int32)
+
+  def order(self, seed: int) -> Order:
+    """The order of training under a seed."""
+    shards = None
+    if self.cfg.order == "shards":
+      shards = tuple(self._shard_sizes(i) for i in range(len(self.sources)))
+    sizes = tuple(int(n) for n in np.diff(self._first))
+    return Order(sizes, self.weights, shards, seed)
+
+  def _shard_sizes(self, number: int) -> np.ndarray:
+    source, part = self.sources[number], self._parts[number]
+    if source.shards is None:
+      raise DataError(
+        f"data.order is 'shards' but {source.name} has no shards; use data.order 'global', or make "
+        "shards of it with make_shards"
+      )
+    clips = np.diff(part.ends, prepend=0)
+    sizes = np.bincount(source.shards[part.recordings], weights=clips).astype(np.int64)
+    return sizes[sizes > 0]
+
+  def describe(self) -> str:
+    """One line: what and how much."""
+    names = ", ".join(s.name for s in self.sources)
+    text = f"{names}: {len(self):,} clips of {self.cfg.crop_seconds:g} s"
+    text += f" from {self.recordings:,} recordings, {self.hours:,.1f} h"
+    if self.part != "all" and self.cfg.holdout:
+      text += f", part {self.part}"
+    if self.classes is not None:
+      text += f", {len(self.classes)} classes"
+    if self.skipped:
+      text += f", {len(self.skipped)} unusable (such as {self.skipped[0][0]}: {self.skipped[0][1]})"
+    return text
+
+
+def open_dataset(cfg: DataConfig, part: str = "train", seed: int = 0) -> Dataset:
+  """Opens and indexes every source of a configuration.
+
+  Args:
+    cfg: the configuration.
+    part: "train" (without the held-out recordings), "holdout" (those alone) or "all".
+    seed: of the synthetic corpus. The part held out does not depend on it, so that runs with
+      several seeds are validated on the same recordings.
+
+  Raises:
+    DataError: missing, empty, or with more unusable recordings than cfg.max_bad_share.
+  """
+  return Dataset(cfg, [open_source(spec, cfg, seed) for spec in cfg.source], part)
+
+
+def check_share(bad: Sequence[tuple[str, str]], recordings: int, cfg: DataConfig) -> None:
+  """Raises DataError when more than cfg.max_bad_share of the recordings are unusable."""
+  if not bad or len(bad) <= cfg.max_bad_share * recordings:
+    return
+  names = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
+  more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+  raise DataError(
+    f"{len(bad)} of {recordings} recordings are unusable, more than data.max_bad_share "
+    f"{cfg.max_bad_share:g} allows ({names}{more}); repair or remove them, or raise the share"
+  )
+
+
+def is_held_out(name: str, share: float) -> bool:
+  """Whether the recording with this id belongs to the part held out."""
+  digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+  return int.from_bytes(digest, "little") < share * 2.0**64
+
+
+def _select(source: Source, cfg: DataConfig, part: str) -> Part:
+  chosen = np.arange(len(source.frames))
+  if part != "all" and cfg.holdout:
+    held = np.fromiter((is_held_out(str(n), cfg.holdout) for n in source.ids), bool, len(chosen))
+    chosen = np.flatnonzero(held if part == "holdout" else ~held)
+  counts = crops.clip_counts(
+    np.asarray(source.frames)[chosen], np.asarray(source.rates)[chosen], cfg
+  )
+  return Part(chosen, np.cumsum(counts))
+
+
+def _why_empty(source: Source, cfg: DataConfig, part: str) -> str:
+  if not len(source.frames):
+    skipped = getattr(source, "skipped", ())
+    reason = f" (such as {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
+    return f"{source.name} has no usable recording{reason}; check data.source"
+  return (
+    f"data.holdout {cfg.holdout:g} leaves no recording of {source.name} ({len(source.frames)} in "
+    f"all) for part {part!r}; choose another share"
+  )
+
+
+def _prefixes(sources: Sequence[Source]) -> list[str]:
+  if len(sources) == 1:
+    return [""]
+  names = [s.name for s in sources]
+  return [f"{n}/" if names.count(n) == 1 else f"{n}[{i}]/" for i, n in enumerate(names)]
+
+
+def _class_name(source: Source, label) -> str:
+  classes = getattr(source, "classes", None)
+  if classes is None or label == "":
+    return str(label)
+  return str(classes[int(label)]) if str(label).lstrip("-").isdigit() and int(label) >= 0 else ""
+
+
+def _classes(sources: Sequence[Source]) -> tuple[str, ...] | None:
+  """Class names over all sources: a source's own list, else sorted, numbers by value."""
+  names: dict[str, None] = {}
+  for source in sources:
+    if source.labels is None:
+      continue
+    own = getattr(source, "classes", None)
+    if own is None:
+      found = {str(label) for label in source.labels} - {""}
+      own = sorted(found, key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))
+    names |= dict.fromkeys(str(n) for n in own)
+  return tuple(names) if names else None
+
+
+class _Each(Sequence):
+  """A function of each clip, as a sequence."""
+
+  def __init__(self, dataset: Dataset, of):
+    self._dataset, self._of = dataset, of
+
+  def __len__(self) -> int:
+    return len(self._dataset)
+
+  def __getitem__(self, i):
+    if isinstance(i, slice):
+      return [self[k] for k in range(*i.indices(len(self)))]
+    return self._of(self._dataset.clip(range(len(self))[i]))

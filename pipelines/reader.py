@@ -1,0 +1,147 @@
+"""From a clip number to a filled row, with a substitute where the audio is unusable."""
+
+import logging
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines import crops, decode, order
+from pipelines.dataset import Clip, Dataset, check_share
+from pipelines.errors import BadAudio, DataError
+
+_ATTEMPTS = 100
+_log = logging.getLogger("pipelines")
+
+
+class Row(NamedTuple):
+  """What a row holds: valid samples (0: nothing), id, and class number (-1: unknown)."""
+
+  valid: int
+  id: str
+  label: int
+
+
+class Ledger:
+  """Recordings that proved unusable while reading; shared by the threads of one iterator."""
+
+  def __init__(self, dataset: Dataset):
+    self._dataset = dataset
+    self._lock = threading.Lock()
+    self._reasons: dict[str, str] = {}
+
+  def add(self, name: str, reason: str) -> None:
+    """Notes and logs a recording once; raises DataError past the allowed share."""
+    with self._lock:
+      if name in self._reasons:
+        return
+      self._reasons[name] = reason
+      bad = list(self._reasons.items())
+    _log.warning("unusable audio %s: %s", name, reason)
+    check_share([*bad, *self._dataset.skipped], self._dataset.recordings_found, self._dataset.cfg)
+
+  def items(self) -> list[tuple[str, str]]:
+    """(id, reason) in the order of discovery."""
+    with self._lock:
+      return list(self._reasons.items())
+
+
+class ClipReader:
+  """Reads clips of a data set into rows; may be called from many threads at once.
+
+  Attributes:
+    bad: the recordings that proved unusable so far.
+  """
+
+  def __init__(self, dataset: Dataset, seed: int, waves: "WaveCache | None" = None):
+    self.dataset, self.seed, self._waves = dataset, seed, waves
+    self.bad = Ledger(dataset)
+
+  def read(self, out: np.ndarray, position: int, epoch: int, example: int) -> Row:
+    """Fills f32[samples] with a clip, or with a substitute if that clip is unusable.
+
+    The substitute is another clip of the same source, chosen by hashing (seed, position, attempt),
+    so it is the same after a restart and on any host.
+    """
+    wanted = example
+    first, count = self.dataset.source_range(wanted)
+    for attempt in range(_ATTEMPTS):
+      clip = self.dataset.clip(example)
+      try:
+        return self._read_clip(out, clip, epoch, example)
+      except BadAudio as error:
+        self.bad.add(self.dataset.recording_id(clip), str(error))
+      draw = order.hash64(order.stream(self.seed, "substitute"), position, attempt)[0]
+      example = first + int(draw % np.uint64(count))
+    raise DataError(
+      f"no usable substitute for {self.dataset.ids[wanted]} in {_ATTEMPTS} attempts; most of "
+      f"{self.dataset.sources[clip.source].name} is damaged or gone"
+    )
+
+  def read_or_blank(self, out: np.ndarray, example: int) -> Row:
+    """Fills a row for evaluation: zeros and valid 0 where there is no clip, or an unusable one."""
+    if example < 0:
+      out[:] = 0.0
+      return Row(0, "", -1)
+    clip = self.dataset.clip(example)
+    try:
+      return self._read_clip(out, clip, 0, example)
+    except BadAudio as error:
+      self.bad.add(self.dataset.recording_id(clip), str(error))
+    out[:] = 0.0
+    return Row(0, self.dataset.clip_id(clip), self.dataset.label(clip))
+
+  def _read_clip(self, out: np.ndarray, clip: Clip, epoch: int, example: int) -> Row:
+    dataset, cfg = self.dataset, self.dataset.cfg
+    source = dataset.sources[clip.source]
+    frames, rate = int(source.frames[clip.recording]), int(source.rates[clip.recording])
+    start = crops.clip_start(cfg, self.seed, epoch, example, clip.number, frames, rate)
+    if self._waves is not None:
+      valid = self._waves.fill(out, clip.source, clip.recording, start)
+    else:
+      valid = decode.fill(out, source, clip.recording, start, rate, frames, cfg.sample_rate)
+    return Row(valid, dataset.clip_id(clip), dataset.label(clip))
+
+
+class WaveCache:
+  """Every recording of a data set, decoded once: mono f32 at the target rate, in memory."""
+
+  def __init__(self, dataset: Dataset):
+    from pipelines import index  # only this class needs threads at construction
+
+    self._dataset = dataset
+    self._rate = dataset.cfg.sample_rate
+    self._waves: dict[tuple[int, int], np.ndarray | str] = {}
+    keys = [(s, int(i)) for s in range(len(dataset.sources)) for i in dataset.recordings_of(s)]
+
+    def load(number: int) -> None:
+      self._waves[keys[number]] = self._decode(*keys[number])
+
+    index.run_threads(load, range(len(keys)), dataset.cfg.workers, "decoding", "recordings")
+
+  def _decode(self, source_number: int, recording: int) -> np.ndarray | str:
+    """The wave, or why there is none."""
+    source = self._dataset.sources[source_number]
+    frames, rate = int(source.frames[recording]), int(source.rates[recording])
+    try:
+      wave, found_rate = source.read(recording, 0, frames)
+      decode.check_length(1, 1, found_rate, rate)
+    except BadAudio as error:
+      return str(error)
+    # a copy where resampling made none: a view would keep every channel of the file in memory
+    return np.array(decode.resample(decode.mono(wave), rate, self._rate), np.float32)
+
+  def fill(self, out: np.ndarray, source_number: int, recording: int, start: int) -> int:
+    """As `decode.fill`, from memory."""
+    wave = self._waves[source_number, recording]
+    if isinstance(wave, str):
+      raise BadAudio(wave)
+    source = self._dataset.sources[source_number]
+    frames, rate = int(source.frames[recording]), int(source.rates[recording])
+    wanted = min(len(out), max(1, (frames - start) * self._rate // rate))
+    piece = wave[start * self._rate // rate :][:wanted]
+    decode.check_length(len(piece) * rate // self._rate, wanted * rate // self._rate, rate, rate)
+    out[: len(piece)] = piece
+    out[len(piece) :] = 0.0
+    decode.check_finite(piece)
+    return len(piece)

@@ -15,34 +15,34 @@ CACHES = ("none", "memory")
 class DataConfig:
   """Settings of the audio pipeline. Invalid values raise DataError with the fix."""
 
+  # each: "synthetic", "synthetic:CLIPS", a folder, a .csv/.tsv/.jsonl manifest, tar or TFRecord
+  # shards ("x-{000..099}.tar"), or "tfds:NAME"
   source: tuple[str, ...] = ("synthetic",)
-  """Each one: "synthetic", "synthetic:CLIPS", a folder, a manifest (.csv, .tsv, .jsonl), tar shards
-  ("x-{000..099}.tar"), TFRecord shards (glob or brace list), or "tfds:NAME"."""
+  # mixing weights, one per source; none: the sources are joined and each clip is equally likely
   weights: tuple[float, ...] = ()
-  """Mixing weights, one per source; () joins the sources: each clip is equally likely."""
+  # split of a TFDS source
   split: str = "train"
-  """Split of a TFDS source."""
+  # folder of prepared TFDS data sets; empty: the default of TFDS
   data_dir: str = ""
-  """Folder of prepared TFDS data sets ("" means the default of TFDS)."""
+  # Hz, of the waves handed over
   sample_rate: int = 16_000
-  """Rate in Hz at which waves are handed over."""
+  # length of a clip
   crop_seconds: float = 10.0
-  """Length of a clip in seconds."""
+  # "sequential": back to back from the start, remainder dropped; "random": as many, but each start
+  # is a pure function of (seed, epoch, clip)
   crop: str = "sequential"
-  """"sequential": back to back from the start, remainder dropped. "random": as many clips, but each
-  start is a pure function of (seed, epoch, clip)."""
+  # "global": a permutation of all clips; "shards": shards are permuted, each is read through
   order: str = "global"
-  """"global": a permutation of all clips. "shards": shards are permuted, each is read through."""
+  # share of recordings, chosen by a stable hash of their id, kept out of training
   holdout: float = 0.0
-  """Share of recordings, chosen by a stable hash of their id, that is kept out of training."""
+  # "memory": decode each recording once and keep it in RAM (small sets; needs no TensorFlow)
   cache: str = "none"
-  """"memory": decode each recording once, keep it in RAM: for small sets; needs no TensorFlow."""
+  # decoding threads, 0: one per core; never changes what a batch holds
   workers: int = 0
-  """Decoding threads; 0 means one per core. Never changes what a batch holds."""
+  # batches prepared ahead of the consumer
   prefetch: int = 2
-  """Batches that are prepared ahead of the consumer."""
+  # share of unusable recordings past which the run stops
   max_bad_share: float = 0.01
-  """Share of unusable recordings past which the run stops."""
 
   def __post_init__(self):
     if isinstance(

@@ -13,6 +13,7 @@ class Progress:
   def __init__(self, label: str, total: int, unit: str, quiet_seconds: float = 2.0):
     self.label, self.total, self.unit = label, total, unit
     self.done = 0
+    self._skipped = 0
     self._begin = time.monotonic()
     self._due = self._begin + quiet_seconds
     self._every = 0.5 if sys.stderr.isatty() else 15.0
@@ -25,12 +26,17 @@ class Progress:
       self._show("\r" if sys.stderr.isatty() else "")
       self._due = time.monotonic() + self._every
 
+  def skip(self, count: int) -> None:
+    """Notes that `count` items were done before, and must not count as speed."""
+    self._skipped += count
+    self.done += count
+
   def line(self) -> str:
     """Such as "indexing audio: 1,200/5,000 files, 412 files/s, 9 s left"."""
     seconds = max(1e-9, time.monotonic() - self._begin)
-    rate = self.done / seconds
+    rate = (self.done - self._skipped) / seconds
     text = f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
-    if 0 < self.done < self.total:
+    if rate > 0 and self.done < self.total:
       text += f", {_clock((self.total - self.done) / rate)} left"
     return text
 

@@ -20,7 +20,7 @@ class Source(Protocol):
     frames: i64[n], length in samples at the recording's own rate, all >= 1.
     rates: i32[n], Hz.
     labels: class of each recording (a name, or an integer), "" where unknown; None without labels.
-    shards: i32[n], number of the shard that holds each recording, never falling; None without shards.
+    shards: i32[n], number of the shard that holds each recording, never falling; or None.
 
   A source may also have `skipped` (pairs of id and reason found while indexing), `classes` (names
   that integer labels index) and `locate(i)` (payload and first sample), which saves a copy.

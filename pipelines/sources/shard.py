@@ -19,7 +19,7 @@ _NAMES = ("ids", "frames", "rates", "offset", "size", "labels", "reason")
 _WHOLE_BYTES = 4 << 20  # larger recordings are read in parts: a clip may be a small piece of one
 
 Row = tuple[str, int, int, int, int, str, str]
-"""A record: id, frames, rate, offset and size in the shard in bytes, label, reason ("" if usable)."""
+"""A record: id, frames, rate, offset and size in bytes, label, reason ("" if usable)."""
 Scan = Callable[[str, int], Iterable[Row]]
 """Lists the records of a shard, given its path and its size."""
 

@@ -90,9 +90,8 @@ def _note(path: str, member: str, suffix: str, data: bytes) -> dict[str, str]:
     raise DataError(f"{path}: member {member} is not JSON: {error.msg}") from None
   if not isinstance(fields, dict):
     return {}
-  note = {
-    "label": str(fields[k]) for k in _LABEL_KEYS[::-1] if isinstance(fields.get(k), str | int)
-  }
+  labels = [str(fields[k]) for k in _LABEL_KEYS if isinstance(fields.get(k), str | int)]
+  note = {"label": labels[0]} if labels else {}
   if isinstance(fields.get("id"), str):
     note["id"] = fields["id"]
   return note

@@ -17,6 +17,7 @@ from pipelines import files, index
 from pipelines.config import DataConfig
 from pipelines.decode import Payload, Samples
 from pipelines.errors import BadAudio, DataError
+from pipelines.shard_files import masked_crc32c
 from pipelines.sources import example
 from pipelines.sources.shard import Row, ShardSource
 
@@ -42,7 +43,7 @@ class RecordFormat:
 class TFRecordSource(ShardSource):
   """Records with a feature `audio`: an encoded file, or plain samples with `sample_rate`.
 
-  Plain samples are floats in [-1, 1], or integers of 16 bits (as an int feature, or as little-endian
+  Plain samples are floats in [-1, 1], or integers of 16 bits (an int feature, or little-endian
   bytes). Optional: `channels` (interleaved), `id`, `label`.
   """
 
@@ -105,27 +106,6 @@ def record_offsets(path: str, size: int) -> Iterator[tuple[int, int, str]]:
         return
       yield at + 12, length, ""
       at += 16 + length
-
-
-def masked_crc32c(data: bytes) -> int:
-  """CRC-32C (Castagnoli), rotated and shifted as TFRecord files store it; for short data."""
-  crc = 0xFFFFFFFF
-  for byte in data:
-    crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-  crc ^= 0xFFFFFFFF
-  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc_table() -> list[int]:
-  table = []
-  for n in range(256):
-    for _ in range(8):
-      n = n >> 1 ^ (0x82F63B78 if n & 1 else 0)
-    table.append(n)
-  return table
-
-
-_CRC_TABLE = _crc_table()
 
 
 def _payload(data: bytes, fmt: RecordFormat) -> Payload:

@@ -59,16 +59,22 @@ def read_span(
 
   Returns:
     f32[samples, channels], or f32[samples] inside `out` where that was used; and the rate in Hz.
+
+  Raises:
+    BadAudio: absent, damaged, or not finite in this span.
   """
   if isinstance(payload, Samples):
+    check_finite(payload.wave[start:stop])
     return payload.wave[start:stop], payload.rate
   with _opened(payload) as file:
     if start and file.seek(min(start, file.frames)) < start:
       return np.zeros((0, file.channels), np.float32), file.samplerate
-    if out is not None and file.channels == 1:
-      return file.read(out=out[: stop - start]), file.samplerate
-    wave = np.empty((stop - start, file.channels), np.float32)
-    return file.read(out=wave), file.samplerate
+    shape = (stop - start, file.channels)
+    into = out if out is not None and file.channels == 1 else np.empty(shape, np.float32)
+    wave = file.read(out=into[: stop - start])
+    if not file.subtype.startswith("PCM_"):  # integers cannot decode to NaN, so save the look
+      check_finite(wave)
+    return wave, file.samplerate
 
 
 def fill(
@@ -96,28 +102,31 @@ def fill(
   """
   stop = min(frames, start + math.ceil(len(out) * rate / target_rate))
   if rate == target_rate:
-    locate = getattr(source, "locate", None)
-    if locate is None:
-      wave, found_rate = source.read(i, start, stop)
-    else:
-      payload, first = locate(i)
-      wave, found_rate = read_span(payload, first + start, first + stop, out)
-    check_length(len(wave), stop - start, found_rate, rate)
-    if wave.ndim == 2:
-      wave = mono(wave)
+    wave = _read(source, i, start, stop, rate, out)
     valid = len(wave)
     if not np.may_share_memory(wave, out):
       out[:valid] = wave
   else:
     first, last, skip = _with_margin(start, stop, frames, rate, target_rate)
-    wave, found_rate = source.read(i, first, last)
-    check_length(len(wave), last - first, found_rate, rate)
-    wave = resample(mono(wave), rate, target_rate)[skip:]
+    wave = resample(_read(source, i, first, last, rate), rate, target_rate)[skip:]
     valid = min(len(out), len(wave), max(1, (stop - start) * target_rate // rate))
     out[:valid] = wave[:valid]
   out[valid:] = 0.0
-  check_finite(out[:valid])
   return valid
+
+
+def _read(
+  source, i: int, start: int, stop: int, rate: int, out: np.ndarray | None = None
+) -> np.ndarray:
+  """Mono samples [start, stop) of a recording, inside `out` if that is possible."""
+  if hasattr(source, "locate"):
+    payload, first = source.locate(i)
+    wave, found_rate = read_span(payload, first + start, first + stop, out)
+  else:
+    wave, found_rate = source.read(i, start, stop)
+    check_finite(wave)
+  check_length(len(wave), stop - start, found_rate, rate)
+  return mono(wave)
 
 
 def mono(wave: np.ndarray) -> np.ndarray:

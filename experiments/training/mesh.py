@@ -1,0 +1,191 @@
+"""The device mesh, and one table from parameter paths to it.
+
+A model names logical axes by path; `LOGICAL` names mesh axes for them. There is no more to it:
+
+  (r"mlp/up/kernel$", ("embed", "mlp"))  ->  PartitionSpec(None, "fsdp", "tensor") on [l, d, m]
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from experiments.training.errors import UsageError
+from experiments.training.paths import leaves_by_path, look_up, map_by_path
+from experiments.training.task import LogicalAxes, Tree
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes. `fsdp` splits the batch and the parameters: a device has its own rows
+# and keeps its own slice of the weights. `tensor` splits heads and hidden units in one row.
+LOGICAL: dict[str, str | tuple[str, ...]] = {
+  "batch": ("data", "fsdp"),
+  "embed": "fsdp",
+  "heads": "tensor",
+  "mlp": "tensor",
+}
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each axis; -1 (one axis at most) takes what the others leave."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def __post_init__(self):
+    sizes = {axis: getattr(self, axis) for axis in AXES}
+    wrong = [f"mesh.{axis}={n}" for axis, n in sizes.items() if n < 1 and n != -1]
+    if wrong:
+      raise UsageError(f"{', '.join(wrong)}: an axis has 1 or more devices, or -1 for the rest")
+    if list(sizes.values()).count(-1) > 1:
+      raise UsageError(f"mesh {_product(sizes)}: only one axis can be -1, give the others a size")
+
+  def sizes(self, devices: int) -> tuple[int, int, int]:
+    """The three sizes for a number of devices, -1 resolved."""
+    sizes = {axis: getattr(self, axis) for axis in AXES}
+    fixed = math.prod(n for n in sizes.values() if n != -1)
+    free = [axis for axis, n in sizes.items() if n == -1]
+    if devices % fixed or (not free and fixed != devices):
+      way = (
+        f"set one axis to -1, or make the product {devices}"
+        if not free
+        else f"the product of the other axes must divide {devices}"
+      )
+      raise UsageError(f"mesh {_product(sizes)} does not fit {devices} devices; {way}")
+    sizes.update(dict.fromkeys(free, devices // fixed))
+    return sizes["data"], sizes["fsdp"], sizes["tensor"]
+
+
+def _product(sizes: dict[str, int]) -> str:
+  return " x ".join(f"{axis}={n}" for axis, n in sizes.items())
+
+
+def make_mesh(cfg: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+  """Mesh (data, fsdp, tensor) over all devices of all processes, or those given."""
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = (cfg or MeshConfig()).sizes(len(devices))
+  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over data and fsdp, everything else whole. Serves a whole batch as a tree prefix."""
+  return NamedSharding(mesh, PartitionSpec(LOGICAL["batch"]))
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+  """Refuses a global batch that does not split evenly over the devices (and microbatches)."""
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  parts = shards * accumulate
+  if batch_size > 0 and batch_size % parts == 0:
+    return
+  below = batch_size // parts * parts
+  tries = f"{below} or {below + parts}" if below > 0 else f"{parts}"
+  unit = "devices" if mesh.shape["tensor"] == 1 else "data shards"
+  text = f"{shards} {unit}" if accumulate == 1 else f"{shards} {unit} x {accumulate} microbatches"
+  raise UsageError(f"batch {batch_size} is not divisible by {text}; try {tries}")
+
+
+def batch_hosts(mesh: Mesh) -> tuple[int, int]:
+  """(host index, host count) for the pipeline: which share of the rows this process must supply.
+
+  Processes that differ only along `tensor` hold the same rows and so get the same index.
+  """
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  where = batch_sharding(mesh).addressable_devices_indices_map((shards,))
+  rows = sorted({(index[0].start or 0) if index else 0 for index in where.values()})
+  if shards % len(rows) or rows[0] % len(rows) or rows != list(range(rows[0], rows[-1] + 1)):
+    raise UsageError(
+      f"process {jax.process_index()} holds rows {rows} of {shards}, not one run of them; "
+      "order the devices by process or set mesh.tensor to divide the devices of a process"
+    )
+  return rows[0] // len(rows), shards // len(rows)
+
+
+@dataclass(frozen=True)
+class Placement:
+  """Where one array goes: a row of the printed table."""
+
+  shape: tuple[int, ...]
+  dtype: str
+  spec: PartitionSpec
+  bytes_per_device: int
+  note: str = ""
+
+
+def place(leaf: Any, axes: LogicalAxes, mesh: Mesh, path: str = "") -> Placement:
+  """Applies logical axes to an array, left-padded with None for a scanned layer axis.
+
+  A dimension that its mesh axes do not divide stays whole, and the note says so.
+  """
+  shape = tuple(leaf.shape)
+  if len(axes) > len(shape):
+    raise UsageError(f"{path}: rule {axes} names {len(axes)} axes, the array has shape {shape}")
+  names = (None,) * (len(shape) - len(axes)) + tuple(axes)
+  unknown = [name for name in names if name is not None and name not in LOGICAL]
+  if unknown:
+    raise UsageError(f"{path}: unknown logical axis {unknown[0]!r}; known are {', '.join(LOGICAL)}")
+  entries: list[Any] = []
+  notes = []
+  for size, name in zip(shape, names, strict=True):
+    entry = LOGICAL[name] if name else None
+    parts = math.prod(mesh.shape[a] for a in _tuple(entry))
+    if size % parts:
+      notes.append(f"{name} whole: {size} is not divisible by {parts}")
+      entry = None
+    entries.append(entry)
+  while entries and entries[-1] is None:
+    entries.pop()
+  spread = math.prod(mesh.shape[a] for entry in entries for a in _tuple(entry))
+  size_bytes = math.prod(shape) * np.dtype(leaf.dtype).itemsize
+  return Placement(
+    shape, str(leaf.dtype), PartitionSpec(*entries), size_bytes // spread, "; ".join(notes)
+  )
+
+
+def _tuple(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  return () if entry is None else (entry,) if isinstance(entry, str) else entry
+
+
+def placements(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: Mesh) -> Tree:
+  """The placement of every array of a parameter tree (of arrays or ShapeDtypeStructs).
+
+  Raises:
+    UsageError: naming every path without a rule; a new parameter is never replicated in silence.
+  """
+  rules = look_up(param_axes, list(leaves_by_path(tree)), "the parameter axes table")
+  return map_by_path(lambda path, leaf: place(leaf, rules[path], mesh, path), tree)
+
+
+def specs_for(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: Mesh) -> Tree:
+  """The PartitionSpec of every array of a parameter tree."""
+  return jax.tree.map(lambda p: p.spec, placements(tree, param_axes, mesh))
+
+
+def format_table(table: Tree) -> str:
+  """Placements as text: path, shape, type, spec, MB (1e6 bytes) per device, and the totals."""
+  rows = leaves_by_path(table)
+  cells = [
+    (path, str(p.shape), p.dtype, _show(p.spec), f"{p.bytes_per_device / 1e6:.3f}", p.note)
+    for path, p in rows.items()
+  ]
+  cells.insert(0, ("path", "shape", "dtype", "spec", "MB/device", "note"))
+  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+  lines = [
+    "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
+  ]
+  count = sum(math.prod(p.shape) for p in rows.values())
+  total = sum(p.bytes_per_device for p in rows.values()) / 1e6
+  return "\n".join(
+    [*lines, f"{len(rows)} arrays, {count:,} values, {total:,.1f} MB on each device"]
+  )
+
+
+def _show(spec: PartitionSpec) -> str:
+  parts = ["+".join(_tuple(e)) if e is not None else "-" for e in spec]
+  return ", ".join(parts) if parts else "replicated"

@@ -1,0 +1,196 @@
+"""Optimisers and learning rates as tables; AdamW, the published schedule and the plain ones.
+
+The learning rate is a pure function of `TrainState.step`: a resumed run needs no schedule state.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.training.errors import UsageError
+from experiments.training.paths import leaves_by_path, look_up, map_by_path
+from experiments.training.task import Tree
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+  """Optimiser and schedule; the defaults are Dasheng's published recipe (8-bit states aside).
+
+  0 switches clip_norm and ema off. `decay` names a row of `DECAY`, `schedule` one of `SCHEDULES`.
+  """
+
+  name: str = "adamw"
+  peak_lr: float = 3e-4
+  schedule: str = "dasheng"
+  warmup_steps: int = 45_000
+  final_fraction: float = 0.1
+  beta1: float = 0.9
+  beta2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.01
+  decay: str = "everything"
+  clip_norm: float = 0.0
+  accumulate: int = 1
+  ema: float = 0.0
+
+  def __post_init__(self):
+    for field, table in (("name", DIRECTIONS), ("schedule", SCHEDULES), ("decay", DECAY)):
+      if getattr(self, field) not in table:
+        raise UsageError(f"optim.{field}={getattr(self, field)!r} is not one of {', '.join(table)}")
+    for field, low, high in (
+      ("peak_lr", 0.0, np.inf),
+      ("weight_decay", 0.0, np.inf),
+      ("clip_norm", 0.0, np.inf),
+      ("eps", 0.0, np.inf),
+      ("warmup_steps", 0, np.inf),
+      ("accumulate", 1, np.inf),
+      ("final_fraction", 0.0, 1.0),
+    ):
+      if not low <= getattr(self, field) <= high:
+        raise UsageError(f"optim.{field}={getattr(self, field)} must be from {low} to {high}")
+    for field in ("beta1", "beta2", "ema"):
+      if not 0 <= getattr(self, field) < 1:
+        raise UsageError(f"optim.{field}={getattr(self, field)} must be at least 0 and below 1")
+
+
+# --- learning rate: (i, warm-up, total, final fraction, numpy or jnp) -> share of the peak ---
+
+
+def _dasheng(i: Any, warmup: int, total: int, final: float, xp: ModuleType) -> Any:
+  """The published curve: the first update has rate 0 and the peak falls on i = warmup - 1.
+
+  The cosine's period is the TOTAL length although it starts after the warm-up, so a run ends
+  before the cosine does.
+  """
+  start = max(warmup - 1, 0)
+  decayed = final + (1 - final) * (1 + xp.cos(np.pi * (i - start) / total)) / 2
+  return xp.where(i < start, i / max(start, 1), decayed)
+
+
+def _after_warmup(curve: Callable[[Any, float, ModuleType], Any]):
+  """Plain curves: update n = i + 1 warms up as n / warmup; the last update has progress 1."""
+
+  def factor(i: Any, warmup: int, total: int, final: float, xp: ModuleType) -> Any:
+    progress = xp.clip((i + 1 - warmup) / max(total - warmup, 1), 0.0, 1.0)
+    return xp.where(i + 1 < warmup, (i + 1) / max(warmup, 1), curve(progress, final, xp))
+
+  return factor
+
+
+SCHEDULES: dict[str, Callable[..., Any]] = {
+  "dasheng": _dasheng,
+  "cosine": _after_warmup(lambda p, final, xp: final + (1 - final) * (1 + xp.cos(np.pi * p)) / 2),
+  "linear": _after_warmup(lambda p, final, xp: 1 - (1 - final) * p),
+  "constant": _after_warmup(lambda p, final, xp: xp.ones_like(p)),
+}
+
+
+def learning_rate(cfg: OptimConfig, steps: int) -> Callable[[Any], Any]:
+  """Step (from 0; an int, array or traced) -> learning rate.
+
+  NumPy and Python numbers are computed in float64, JAX arrays in float32. `steps` is the length
+  of the whole run.
+  """
+  if steps < 1:
+    raise UsageError(f"steps={steps}: a schedule needs at least 1")
+  if cfg.warmup_steps > steps:
+    raise UsageError(
+      f"optim.warmup_steps={cfg.warmup_steps} is longer than the run ({steps} steps); lower it"
+    )
+  curve = SCHEDULES[cfg.schedule]
+
+  def rate(step: Any) -> Any:
+    if isinstance(step, jax.Array):
+      return cfg.peak_lr * curve(
+        step.astype(jnp.float32), cfg.warmup_steps, steps, cfg.final_fraction, jnp
+      )
+    i = np.asarray(step, np.float64)
+    return cfg.peak_lr * curve(i, cfg.warmup_steps, steps, cfg.final_fraction, np)
+
+  return rate
+
+
+# --- weight decay: which parameters, by path ---
+
+DECAY: dict[str, tuple[tuple[str, bool], ...]] = {
+  # Published: one parameter group, so biases, norms, positions and the mask token decay too.
+  "everything": ((r"", True),),
+  # Common practice: weights of linear and convolution layers alone.
+  "matrices": (
+    (r"(^|/)(bias|scale)$", False),
+    (r"(pos_embed|position|positions|token)$", False),
+    (r"(^|/)(kernel|embedding)$", True),
+  ),
+}
+
+
+def decay_mask(cfg: OptimConfig, params: Tree) -> Tree:
+  """True where weight decay acts."""
+  rules = look_up(DECAY[cfg.decay], list(leaves_by_path(params)), f"the decay table {cfg.decay!r}")
+  return map_by_path(lambda path, _: rules[path], params)
+
+
+# --- the optimiser: gradients -> direction to be scaled by the learning rate and subtracted ---
+
+
+def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """Adam's direction with bias corrections that are right to float32 rounding.
+
+  `optax.scale_by_adam`, whose state this shares, takes 1 - 0.999**count in float32, which is off by
+  1e-5 in the first steps; PyTorch takes it in float64, and so a recorded step is met only this way.
+  """
+
+  def update(grads: Tree, state: optax.ScaleByAdamState, params: Tree = None) -> tuple[Tree, Any]:
+    del params
+    count = state.count + 1
+    first = -jnp.expm1(count * np.log(b1)) if b1 else jnp.float32(1)
+    second = -jnp.expm1(count * np.log(b2)) if b2 else jnp.float32(1)
+    mu = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
+    nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+    scale = jnp.sqrt(second)
+    direction = jax.tree.map(lambda m, v: m / first / (jnp.sqrt(v) / scale + eps), mu, nu)
+    return direction, optax.ScaleByAdamState(count, mu, nu)
+
+  return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+
+
+def _adamw(cfg: OptimConfig) -> optax.GradientTransformation:
+  """AdamW whose decoupled decay is scaled by the learning rate, as in torch.optim.AdamW."""
+  return optax.chain(
+    scale_by_adam(cfg.beta1, cfg.beta2, cfg.eps),
+    optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(cfg, params)),
+  )
+
+
+DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {"adamw": _adamw}
+
+
+@dataclass(frozen=True)
+class Optimiser:
+  """A configured optimiser: `direction` maps gradients, `rate` maps the step to a learning rate."""
+
+  cfg: OptimConfig
+  direction: optax.GradientTransformation
+  rate: Callable[[Any], Any]
+
+
+def make_optimiser(cfg: OptimConfig, steps: int) -> Optimiser:
+  """The optimiser of a run of `steps` steps; clipping by the global norm, if on, comes first."""
+  parts = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
+  return Optimiser(cfg, optax.chain(*parts, DIRECTIONS[cfg.name](cfg)), learning_rate(cfg, steps))
+
+
+def apply_direction(params: Tree, direction: Tree, lr: jax.Array) -> Tree:
+  """One update, params - lr * direction, in the dtype of the parameters."""
+  return jax.tree.map(lambda p, d: (p - lr * d).astype(p.dtype), params, direction)
+
+
+def update_ema(ema: Tree, params: Tree, decay: float) -> Tree:
+  """The average decay * ema + (1 - decay) * params, written so that equal trees stay equal."""
+  return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)

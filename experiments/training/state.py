@@ -1,0 +1,123 @@
+"""The training state: all that the next step reads, and so all that a checkpoint holds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.training.errors import UsageError
+from experiments.training.keys import stream_key
+from experiments.training.mesh import Placement, place, placements
+from experiments.training.optim import Optimiser
+from experiments.training.paths import leaves_by_path, map_by_path
+from experiments.training.task import Task
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+  """All that one step hands to the next.
+
+  Attributes:
+    step: i32[], batches consumed so far, which is also the index of the next batch.
+    params: what the optimiser changes, float32.
+    model_state: batch statistics and the like.
+    opt_state: moments and counters of the optimiser.
+    ema: moving average of params, or None where it is off.
+    skipped: i32[], batches that changed nothing because loss or gradient was not finite.
+    skipped_in_row: i32[], the same since the last good batch.
+  """
+
+  step: Any
+  params: Any
+  model_state: Any
+  opt_state: Any
+  ema: Any
+  skipped: Any
+  skipped_in_row: Any
+
+
+def _create(task: Task, optimiser: Optimiser, key: jax.Array) -> TrainState:
+  # A weakly typed initial value (`jnp.full(shape, 0.02)`) would compile the step a second time.
+  variables = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), task.init(key))
+  params = variables["params"]
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state=variables["model_state"],
+    opt_state=optimiser.direction.init(params),
+    ema=jax.tree.map(jnp.copy, params) if optimiser.cfg.ema else None,
+    skipped=jnp.zeros((), jnp.int32),
+    skipped_in_row=jnp.zeros((), jnp.int32),
+  )
+
+
+def abstract_state(task: Task, optimiser: Optimiser) -> TrainState:
+  """Shapes and dtypes of the state; allocates nothing, whatever the size."""
+  return jax.eval_shape(lambda key: _create(task, optimiser, key), jax.random.key(0))
+
+
+def state_placements(task: Task, state: TrainState, mesh: Mesh) -> TrainState:
+  """A `Placement` for every array of a (perhaps abstract) state; `mesh.format_table` prints it.
+
+  Parameters follow the task's table. Moments and EMA end in the path of their parameter and go
+  where it goes. Scalars and `model_state` (per-channel statistics) are whole on every device.
+
+  Raises:
+    UsageError: for a parameter without a rule, or an optimiser array that belongs to no parameter.
+  """
+  params = placements(state.params, task.param_axes, mesh)
+  by_path = leaves_by_path(params)
+
+  def whole(path: str, leaf: Any) -> Placement:
+    return place(leaf, (), mesh, path)
+
+  def like_parameter(path: str, leaf: Any) -> Placement:
+    if not leaf.shape:
+      return whole(path, leaf)
+    parts = path.split("/")
+    for start in range(len(parts)):
+      twin = by_path.get("/".join(parts[start:]))
+      if twin is not None and twin.shape == tuple(leaf.shape):
+        ratio = jnp.dtype(leaf.dtype).itemsize / jnp.dtype(twin.dtype).itemsize
+        size = int(twin.bytes_per_device * ratio)
+        return Placement(twin.shape, str(leaf.dtype), twin.spec, size, twin.note)
+    raise UsageError(
+      f"optimiser array {path} {tuple(leaf.shape)} has no parameter to be placed with"
+    )
+
+  return TrainState(
+    step=whole("step", state.step),
+    params=params,
+    model_state=map_by_path(whole, state.model_state),
+    opt_state=map_by_path(like_parameter, state.opt_state),
+    ema=map_by_path(like_parameter, state.ema),
+    skipped=whole("skipped", state.skipped),
+    skipped_in_row=whole("skipped_in_row", state.skipped_in_row),
+  )
+
+
+def state_shardings(task: Task, optimiser: Optimiser, mesh: Mesh) -> TrainState:
+  """A NamedSharding for every array of the state."""
+  table = state_placements(task, abstract_state(task, optimiser), mesh)
+  return jax.tree.map(lambda p: NamedSharding(mesh, p.spec), table)
+
+
+def restore_target(task: Task, optimiser: Optimiser, mesh: Mesh) -> TrainState:
+  """ShapeDtypeStructs with shardings: what a checkpoint is restored into."""
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+    abstract_state(task, optimiser),
+    state_shardings(task, optimiser, mesh),
+  )
+
+
+def init_state(task: Task, optimiser: Optimiser, mesh: Mesh, seed: int) -> TrainState:
+  """The state before the first step, born sharded: each device makes only its own slices."""
+  shardings = state_shardings(task, optimiser, mesh)
+  with jax.set_mesh(mesh):
+    create = jax.jit(lambda key: _create(task, optimiser, key), out_shardings=shardings)
+    key = jax.device_put(stream_key(seed, "init"), NamedSharding(mesh, PartitionSpec()))
+    return create(key)

@@ -1,0 +1,159 @@
+"""The training and evaluation step: small, pure, and jitted with the shardings of the table.
+
+Call both under `jax.set_mesh(mesh)`: models say where rows are split with
+`with_sharding_constraint` at block boundaries, which reads the mesh of the context.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.training.keys import stream_key
+from experiments.training.mesh import LOGICAL, batch_sharding
+from experiments.training.optim import Optimiser, apply_direction, update_ema
+from experiments.training.state import TrainState, state_shardings
+from experiments.training.task import Batch, Metrics, Task, Tree
+
+
+def train_step(
+  state: TrainState, batch: Batch, *, task: Task, optimiser: Optimiser, seed: int
+) -> tuple[TrainState, Metrics]:
+  """One batch: gradient, update, metrics.
+
+  Where the loss, the gradient norm or the new model state is not finite, params, opt_state,
+  model_state and ema stay as they are, bit for bit. The step still advances, because it is the
+  index of the batch: the run goes on with the next one and does not meet a bad batch for ever.
+
+  Returns:
+    The new state, and f32[] or i32[] metrics: the task's own, with loss, grad_norm (before
+    clipping), lr, param_norm (after the update), skipped and skipped_in_row.
+  """
+  cfg = optimiser.cfg
+  key = stream_key(seed, "mask", state.step)
+  loss, grads, model_state, metrics = _gradient(task, state, batch, key, cfg.accumulate)
+
+  lr = optimiser.rate(state.step)
+  direction, opt_state = optimiser.direction.update(grads, state.opt_state, state.params)
+  params = apply_direction(state.params, direction, lr)
+  ema = update_ema(state.ema, params, cfg.ema) if cfg.ema else state.ema
+
+  grad_norm = optax.tree.norm(grads)
+  good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & _all_finite(model_state)
+  params, opt_state, model_state, ema = jax.tree.map(
+    lambda new, old: jnp.where(good, new, old),
+    (params, opt_state, model_state, ema),
+    (state.params, state.opt_state, state.model_state, state.ema),
+  )
+  bad = 1 - good.astype(jnp.int32)
+  new = TrainState(
+    step=state.step + 1,
+    params=params,
+    model_state=model_state,
+    opt_state=opt_state,
+    ema=ema,
+    skipped=state.skipped + bad,
+    skipped_in_row=(state.skipped_in_row + 1) * bad,
+  )
+  own = {
+    "loss": loss,
+    "grad_norm": grad_norm,
+    "lr": lr,
+    "param_norm": optax.tree.norm(params),
+    "skipped": new.skipped,
+    "skipped_in_row": new.skipped_in_row,
+  }
+  return new, {**metrics, **own}
+
+
+def _all_finite(tree: Tree) -> jax.Array:
+  floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in floats]))
+
+
+def _gradient(
+  task: Task, state: TrainState, batch: Batch, key: jax.Array, accumulate: int
+) -> tuple[jax.Array, Tree, Tree, Metrics]:
+  """(loss, gradient, model state, metrics) of a batch, taken in `accumulate` microbatches."""
+
+  def one(model_state: Tree, rows: Batch, row_key: jax.Array) -> tuple[Any, ...]:
+    value = jax.value_and_grad(task.loss, has_aux=True)
+    (loss, (model_state, metrics)), grads = value(state.params, model_state, rows, row_key, True)
+    return loss, grads, model_state, metrics
+
+  if accumulate == 1:
+    return one(state.model_state, batch, key)
+
+  def body(carry: tuple[Tree, Tree], inputs: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
+    total, model_state = carry
+    index, rows = inputs
+    loss, grads, model_state, metrics = one(model_state, rows, jax.random.fold_in(key, index))
+    return (jax.tree.map(jnp.add, total, grads), model_state), (loss, metrics)
+
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  micro = jax.tree.map(lambda x: _microbatches(x, accumulate), batch)
+  (total, model_state), per_part = jax.lax.scan(
+    body, (zeros, state.model_state), (jnp.arange(accumulate), micro)
+  )
+  grads = jax.tree.map(lambda g: g / accumulate, total)
+  loss, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_part)
+  return loss, grads, model_state, metrics
+
+
+def _microbatches(x: jax.Array, parts: int) -> jax.Array:
+  """[b, ...] -> [parts, b / parts, ...]; part i is rows i, i + parts, ...: no row moves."""
+  split = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+  return jax.lax.with_sharding_constraint(split, PartitionSpec(None, LOGICAL["batch"]))
+
+
+def eval_step(
+  state: TrainState, batch: Batch, index: jax.Array, *, task: Task, seed: int, use_ema: bool = False
+) -> Metrics:
+  """Metrics of one evaluation batch, with running statistics and the same draws every time.
+
+  Args:
+    state: read, never changed.
+    batch: rows as in training; `mask` bool[b], where present, is False on padding.
+    index: i32[], number of the batch within the evaluation set, which seeds its draws.
+    task: the model.
+    seed: the run's seed.
+    use_ema: evaluate the moving average instead of the parameters.
+
+  Returns:
+    The task's metrics, loss, and `rows` f32[]: the real rows, to weight a mean over batches with.
+  """
+  params = state.ema if use_ema else state.params
+  key = stream_key(seed, "eval", index)
+  loss, (_, metrics) = task.loss(params, state.model_state, batch, key, False)
+  if "mask" in batch:
+    rows = jnp.sum(batch["mask"].astype(jnp.float32))
+  else:
+    rows = jnp.float32(jax.tree.leaves(batch)[0].shape[0])
+  return {**metrics, "loss": loss, "rows": rows}
+
+
+def compile_train_step(task: Task, optimiser: Optimiser, mesh: Mesh, seed: int) -> Any:
+  """Jitted (state, batch) -> (state, metrics). The given state is donated: do not use it again."""
+  shardings = state_shardings(task, optimiser, mesh)
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(
+    partial(train_step, task=task, optimiser=optimiser, seed=seed),
+    in_shardings=(shardings, batch_sharding(mesh)),
+    out_shardings=(shardings, whole),
+    donate_argnums=0,
+  )
+
+
+def compile_eval_step(
+  task: Task, optimiser: Optimiser, mesh: Mesh, seed: int, use_ema: bool = False
+) -> Any:
+  """Jitted (state, batch, index) -> metrics."""
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(
+    partial(eval_step, task=task, seed=seed, use_ema=use_ema),
+    in_shardings=(state_shardings(task, optimiser, mesh), batch_sharding(mesh), whole),
+    out_shardings=whole,
+  )

@@ -1,0 +1,31 @@
+"""What a training run optimises: three things about a model, nothing about files or meshes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+
+Tree: TypeAlias = Any
+Batch: TypeAlias = Mapping[str, jax.Array]
+Metrics: TypeAlias = dict[str, jax.Array]
+LogicalAxes: TypeAlias = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+  """A model and its loss as pure functions.
+
+  Attributes:
+    init: key -> {"params": tree, "model_state": tree}. `model_state` is what changes without a
+      gradient (batch statistics); an empty dict where there is none.
+    loss: (params, model_state, batch, key, train) -> (loss f32[], (model_state, metrics of f32[])).
+      A mean over the rows of the batch, so that the mean over equal microbatches is the same loss.
+      With `train=False` it reads the running statistics and leaves them alone. Evaluation batches
+      may carry `mask` bool[b], False on padding rows, which the loss leaves out of its mean.
+    param_axes: (pattern over the "/"-joined path, logical axes) for `params`; see `mesh.specs_for`.
+  """
+
+  init: Callable[[jax.Array], dict[str, Tree]]
+  loss: Callable[[Tree, Tree, Batch, jax.Array, bool], tuple[jax.Array, tuple[Tree, Metrics]]]
+  param_axes: tuple[tuple[str, LogicalAxes], ...]

@@ -174,7 +174,8 @@ def test_positional_values():
   assert tag.files == ("--odd.wav",)
 
 
-def test_help_lists_configurations_and_fields(capsys):
+def test_help_lists_configurations_and_fields(capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "100")
   with pytest.raises(SystemExit) as caught:
     parse("--config", "large", "--help")
   assert caught.value.code == 0

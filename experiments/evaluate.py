@@ -1,0 +1,106 @@
+r"""Evaluates frozen encoders on labelled sets, beside features that need no training.
+
+    python -m experiments.evaluate --checkpoint encoder.safetensors --rivals \
+      --tasks spoken_digits=FOLDER esc10=FOLDER synthetic
+
+The suite `knn` leaves out one group (a speaker, a fold) at a time, and classifies its clips by
+their nearest neighbours among the others. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments.evaluation import report
+from experiments.evaluation.embed import Pooling, embed_set
+from experiments.evaluation.knn import KnnResult, knn_accuracy
+from experiments.evaluation.rivals import RIVALS, log_mel_statistics
+from experiments.training import cli
+from experiments.training.errors import UsageError
+from pipelines.tasks import LabelledSet, open_task
+
+HEADER = ("features", "size", "task", "accuracy", "lowest group", "highest group")
+Features = Callable[[LabelledSet], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+  """What to evaluate, on what, and how."""
+
+  suite: Literal["knn"] = "knn"  # the way of evaluating
+  checkpoint: tuple[str, ...] = ()  # encoders: weight files or checkpoint folders
+  tasks: tuple[str, ...] = ("synthetic",)  # NAME=FOLDER, or synthetic
+  rivals: bool = False  # also evaluate features that need no training
+  pooling: Pooling = "mean"  # of the encoder's output over time
+  k: int = 10  # neighbours that vote
+  metric: Literal["cosine", "euclidean"] = "cosine"  # distance between clips
+  out: str = ""  # also write the results here, as .json, .csv or .md
+
+
+def main(cfg: EvaluateConfig) -> None:
+  """Prints a markdown table, a row for each encoder or rival and task; writes `out` if asked."""
+  if not cfg.checkpoint and not cfg.rivals:
+    raise UsageError("nothing to evaluate: give --checkpoint FILE, or --rivals, or both")
+  if not cfg.tasks:
+    raise UsageError("--tasks is empty: give NAME=FOLDER, or synthetic")
+  if cfg.out:
+    report.check_output(cfg.out)
+  # All tasks and encoders are opened before the first clip is embedded: mistakes show at once.
+  tasks = [open_task(spec) for spec in cfg.tasks]
+  encoders = [(name_of(path, cfg.checkpoint), encoder(path, cfg)) for path in cfg.checkpoint]
+  rivals = list(rival_features()) if cfg.rivals else []
+  rows, records = [], []
+  for task in tasks:
+    # The clips are decoded once, however many encoders there are.
+    held = task.in_memory() if len(encoders) + len(rivals) > 1 else task
+    for name, features in encoders + rivals:
+      vectors = features(held)
+      result = knn_accuracy(vectors, held.labels, held.groups, cfg.k, cfg.metric)
+      rows.append([name, str(vectors.shape[1]), task.name, *result.row()])
+      records.append(record(name, task, vectors, result))
+      print(f"{task.name}, {name}: {result.row()[0]}", file=sys.stderr, flush=True)
+  table = report.markdown_table(HEADER, rows)
+  print(table)
+  if cfg.out:
+    report.write_report(cfg.out, records, table)
+
+
+def encoder(path: str, cfg: EvaluateConfig) -> Features:
+  """Features of an encoder read from a weight file or a checkpoint folder."""
+  import dasheng_jax
+
+  embed, params = dasheng_jax.load_encoder(path)
+  return lambda task: embed_set(embed, params, task, cfg.pooling)
+
+
+def rival_features() -> Iterator[tuple[str, Features]]:
+  """Name and features of every rival."""
+  for name, mel in RIVALS.items():
+    yield name, lambda task, mel=mel: log_mel_statistics(task, mel)
+
+
+def name_of(path: str, paths: tuple[str, ...]) -> str:
+  """The last part of a path, or all of it where that would not tell two encoders apart."""
+  short = os.path.basename(os.path.normpath(path))
+  return short if sum(os.path.basename(os.path.normpath(p)) == short for p in paths) == 1 else path
+
+
+def record(name: str, task: LabelledSet, vectors: np.ndarray, result: KnnResult) -> dict[str, Any]:
+  """One result for JSON or CSV."""
+  return {"features": name, "size": int(vectors.shape[1]), "task": task.name} | result.as_dict()
+
+
+if __name__ == "__main__":
+  cli.run_main(
+    main,
+    {"knn": EvaluateConfig()},
+    prog="evaluate",
+    default="knn",
+    description=(__doc__ or "").split("\n")[0],
+  )

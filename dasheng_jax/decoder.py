@@ -1,0 +1,38 @@
+"""The decoder: visible embeddings and mask tokens -> predicted patches."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dasheng_jax.blocks import BlockStack, Dense, layer_norm
+from dasheng_jax.config import DashengConfig
+from dasheng_jax.masking import restore_order
+
+
+class Decoder(nn.Module):
+  """Predicts the elements of every patch from the encoder's output for the visible ones (reference text, section 6)."""
+
+  cfg: DashengConfig
+
+  @nn.compact
+  def __call__(
+    self, latent: Float[Array, "b k d"], restore: Int[Array, "b t"]
+  ) -> Float[Array, "b t p"]:
+    shape, compute = self.cfg.decoder, self.cfg.compute
+    normal = nn.initializers.normal(0.02)
+    mask_token = self.param("mask_token", normal, (shape.width,))
+    # One row more than there are positions: the released table keeps room for a class token that no model has.
+    rows = self.cfg.encoder.positions + 1
+    pos_embed = self.param("pos_embed", nn.initializers.zeros, (rows, shape.width))
+
+    visible = Dense(shape.width, compute, normal, name="input_proj")(latent)
+    tokens = restore_order(visible.astype(jnp.float32), mask_token, restore)
+    tokens = tokens + pos_embed[: tokens.shape[1]]
+    tokens = BlockStack(shape.depth, shape.heads, shape.mlp_ratio, compute, normal, name="blocks")(
+      tokens
+    )
+    tokens = layer_norm("norm")(tokens)
+    predicted = Dense(self.cfg.patch_size, compute, normal, name="output")(tokens)
+    return predicted.astype(jnp.float32)

@@ -1,0 +1,83 @@
+"""The encoder: log-mel -> normalised -> patches with positions -> blocks -> one embedding per 40 ms."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dasheng_jax.batch_norm import MelBatchNorm
+from dasheng_jax.blocks import LAYER_NORM_EPS, BlockStack
+from dasheng_jax.config import DashengConfig
+from dasheng_jax.masking import gather_kept
+from dasheng_jax.patches import PatchEmbed, Positions, patchify
+
+
+class Encoder(nn.Module):
+  """Dasheng's encoder in pieces, so that pre-training and chunked inference can put them together differently.
+
+  `patches` runs once over the complete input, `positioned` adds positions to at most `encoder.positions` patches, and
+  `encode` is the block stack with its final norm.
+  """
+
+  cfg: DashengConfig
+
+  def setup(self):
+    shape = self.cfg.encoder
+    self.init_bn = MelBatchNorm(self.cfg.bn_gradient)
+    self.patch_embed = PatchEmbed(self.cfg)
+    self.positions = Positions(self.cfg)
+    self.blocks = BlockStack(
+      shape.depth,
+      shape.heads,
+      shape.mlp_ratio,
+      self.cfg.compute,
+      nn.initializers.xavier_uniform(),
+    )
+    self.norm = nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False, dtype=jnp.float32)
+
+  def patches(
+    self, log_mel: Float[Array, "b f frames"], train: bool = False
+  ) -> Float[Array, "b t d"]:
+    """Normalise and project all patches of the input, without positions."""
+    normalised = self.init_bn(log_mel, train)
+    return self.patch_embed(patchify(normalised, self.cfg.patch_frames))
+
+  def positioned(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    """Add positions, counted from 0."""
+    return self.positions(tokens)
+
+  def encode(
+    self, tokens: Float[Array, "b t d"], keep: Bool[Array, "b t"] | None = None
+  ) -> Float[Array, "b t d"]:
+    """Blocks and final norm. keep: True for tokens that may be attended to."""
+    return self.norm(self.blocks(tokens, keep))
+
+  def __call__(
+    self, log_mel: Float[Array, "b f frames"], kept: Int[Array, "b k"] | None, train: bool = False
+  ) -> Float[Array, "b k d"]:
+    """Embeddings of the kept patches, in the order of `kept` (None: of all patches, in time order).
+
+    No chunking: raises ConfigError for more patches than the time table holds.
+    """
+    tokens = self.positioned(self.patches(log_mel, train))
+    return self.encode(tokens if kept is None else gather_kept(tokens, kept))
+
+
+def chunk_rows(
+  tokens: Float[Array, "b t d"], size: int
+) -> tuple[Float[Array, "rows size d"] | None, Float[Array, "b rest d"] | None]:
+  """Cut a sequence into whole chunks of `size`, laid out as rows, and the shorter rest (either may be None)."""
+  batch, count, width = tokens.shape
+  whole = count // size
+  rows = tokens[:, : whole * size].reshape(batch * whole, size, width) if whole else None
+  return rows, (tokens[:, whole * size :] if count % size else None)
+
+
+def unchunk_rows(
+  rows: jax.Array | None, rest: jax.Array | None, batch: int
+) -> Float[Array, "b t d"]:
+  """The inverse of `chunk_rows`."""
+  parts = [] if rows is None else [rows.reshape(batch, -1, rows.shape[-1])]
+  return jnp.concatenate(parts + ([] if rest is None else [rest]), axis=1)

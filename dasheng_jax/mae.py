@@ -1,0 +1,126 @@
+"""The masked autoencoder: wires the halves together and gives pre-training its two pure functions."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dasheng_jax.config import DashengConfig
+from dasheng_jax.decoder import Decoder
+from dasheng_jax.encoder import Encoder
+from dasheng_jax.errors import ConfigError
+from dasheng_jax.loss import masked_mse, normalise_target
+from dasheng_jax.masking import Masking, count_kept, random_mask
+from dasheng_jax.patches import patchify
+from pipelines.mel import log_mel as compute_log_mel
+
+Variables = dict
+
+
+class MaskedAutoencoder(nn.Module):
+  """Encoder on the visible patches, decoder on all of them."""
+
+  cfg: DashengConfig
+
+  def setup(self):
+    self.encoder = Encoder(self.cfg)
+    self.decoder = Decoder(self.cfg)
+
+  def __call__(
+    self, log_mel: Float[Array, "b f frames"], masking: Masking, train: bool = False
+  ) -> Float[Array, "b t p"]:
+    """Predicted (normalised) elements of all patches, visible ones included."""
+    latent = self.encoder(log_mel, masking.kept, train)
+    return self.decoder(latent, masking.restore)
+
+
+def init_variables(cfg: DashengConfig, key: jax.Array) -> Variables:
+  """Fresh {"params", "batch_stats"} as the released code draws them (reference text, section 6).
+
+  Works under `jax.eval_shape` and `jax.jit`: parameter trees of any size can be inspected without allocating them.
+  """
+  # Shapes of parameters do not depend on the input's length; one visible patch is enough to trace with.
+  patches = math.ceil(1 / (1 - cfg.mask_ratio)) + 1
+  log_mel = jnp.zeros((1, cfg.mel.mel_bins, patches * cfg.patch_frames), jnp.float32)
+  masking = random_mask(key, 1, patches, cfg.mask_ratio, cfg.mask_group)
+  return MaskedAutoencoder(cfg).init(key, log_mel, masking)
+
+
+def reconstruct(
+  cfg: DashengConfig,
+  variables: Variables,
+  log_mel: Float[Array, "b f frames"],
+  masking: Masking,
+  train: bool = False,
+) -> tuple[Float[Array, "b t p"], Float[Array, "b t p"], Variables]:
+  """(prediction, normalised target, batch statistics) for a log-mel batch and a mask.
+
+  The target is the raw log-mel in dB, not the output of the input normalisation.
+  """
+  pred, updated = MaskedAutoencoder(cfg).apply(
+    variables, log_mel, masking, train, mutable=["batch_stats"] if train else []
+  )
+  target = normalise_target(patchify(log_mel, cfg.patch_frames), cfg.target_norm)
+  return pred, target, updated.get("batch_stats", variables["batch_stats"])
+
+
+def pretrain_loss(
+  cfg: DashengConfig,
+  params: Variables,
+  batch_stats: Variables,
+  wave: Float[Array, "b s"],
+  key: jax.Array,
+  train: bool = True,
+) -> tuple[Float[Array, ""], tuple[Variables, dict[str, Float[Array, ""]]]]:
+  """Masked reconstruction loss of waves in [-1, 1] at 16 kHz: (loss, (new batch statistics, metrics)).
+
+  The mask is a pure function of `key`. No gradient flows into the log-mel. Raises ConfigError, at trace time, for
+  crops that are too short to mask or longer than the time table.
+  """
+  batch, patches = wave.shape[0], check_crop(cfg, wave.shape[1])
+  log_mel = jax.lax.stop_gradient(compute_log_mel(wave, cfg.mel))
+  masking = random_mask(key, batch, patches, cfg.mask_ratio, cfg.mask_group)
+  variables = {"params": params, "batch_stats": batch_stats}
+  pred, target, batch_stats = reconstruct(cfg, variables, log_mel, masking, train)
+  loss = masked_mse(pred, target, masking.hidden)
+  return loss, (batch_stats, {"pred_std": jnp.std(pred)})
+
+
+def check_crop(cfg: DashengConfig, samples: int) -> int:
+  """Number of patches of a training crop; ConfigError when it cannot be masked or has no positions."""
+  if samples < cfg.min_samples:
+    raise ConfigError(
+      f"a crop of {samples} samples gives no patch; at least {cfg.min_samples} samples are needed"
+    )
+  patches = cfg.patches(samples)
+  count_kept(patches, cfg.mask_ratio)
+  if patches > cfg.encoder.positions:
+    longest = cfg.encoder.positions * cfg.patch_samples / cfg.mel.sample_rate
+    raise ConfigError(
+      f"a crop of {samples} samples has {patches} patches, but the time table ends at "
+      f"{cfg.encoder.positions}: crop to {longest:.2f} s or less, or raise model.encoder.positions"
+    )
+  return patches
+
+
+def reconstruction_db(
+  cfg: DashengConfig,
+  log_mel: Float[Array, "b f frames"],
+  pred: Float[Array, "b t p"],
+  hidden: Bool[Array, "b t"],
+) -> Float[Array, "b t p"]:
+  """Prediction on hidden patches, truth on visible ones, in dB.
+
+  A prediction of normalised patches carries shape but no level, so each patch gets back the mean and deviation of the
+  patch it predicts. That shows what was learnt; it is not a forecast of levels.
+  """
+  target = patchify(log_mel, cfg.patch_frames)
+  if cfg.target_norm != "none":
+    axes = (2,) if cfg.target_norm == "patch" else (0, 1, 2)
+    mean = jnp.mean(target, axis=axes, keepdims=True)
+    pred = pred * jnp.std(target, axis=axes, keepdims=True, ddof=1) + mean
+  return jnp.where(hidden[:, :, None], pred, target)

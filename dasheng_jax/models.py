@@ -1,0 +1,66 @@
+"""The published models: configuration, where the weights are, licence, and what the authors report."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dasheng_jax.config import SIZES, DashengConfig, unknown_name
+from dasheng_jax.errors import ConfigError
+
+
+class PublishedModel(NamedTuple):
+  """One line of the model table.
+
+  sha256 is None where no one could check the file yet. hear: the authors' HEAR averages over environment, speech and
+  music tasks, in percent (README of the released code, without Beehive).
+  """
+
+  config: DashengConfig
+  file: str
+  url: str
+  hub: str
+  sha256: str | None
+  licence: str
+  hear: tuple[float, float, float]
+
+
+def _zenodo(file: str) -> str:
+  return f"https://zenodo.org/records/11511780/files/{file}?download=1"
+
+
+MODELS: dict[str, PublishedModel] = {
+  "dasheng_base": PublishedModel(
+    SIZES["dasheng_base"],
+    "dasheng_base.pt",
+    _zenodo("dasheng_base.pt"),
+    "mispeech/dasheng-base",
+    None,
+    "Apache-2.0",
+    (80.2, 72.5, 84.0),
+  ),
+  "dasheng_0_6b": PublishedModel(
+    SIZES["dasheng_0_6b"],
+    "dasheng_06b.pt",
+    _zenodo("dasheng_06b.pt"),
+    "mispeech/dasheng-0.6B",
+    None,
+    "Apache-2.0",
+    (82.4, 74.9, 84.0),
+  ),
+  "dasheng_1_2b": PublishedModel(
+    SIZES["dasheng_1_2b"],
+    "dasheng_12b.pt",
+    _zenodo("dasheng_12b.pt"),
+    "mispeech/dasheng-1.2B",
+    None,
+    "Apache-2.0",
+    (83.2, 75.7, 84.9),
+  ),
+}
+
+
+def published(name: str) -> PublishedModel:
+  """A published model by name; a wrong name answers with the nearest right ones."""
+  if name not in MODELS:
+    raise ConfigError(unknown_name("published model", name, MODELS))
+  return MODELS[name]

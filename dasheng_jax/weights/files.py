@@ -1,0 +1,168 @@
+"""Encoder files: which layout a file has, its state dict under official names, and the way back.
+
+Layouts read (reference text, section 8): the official {"model", "config"} file; the training script's own layout
+({"model", "config" with "model_args"}); a bare state dict; a complete autoencoder (prefixes "encoder." and
+"decoder."); the Hugging Face variant (prefix "encoder.", no front end). `.pt` or `.safetensors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig, EncoderConfig
+from dasheng_jax.errors import ConfigError, WeightsError
+from dasheng_jax.weights.names import FRONT_END, encoder_rules, front_end_buffers
+from dasheng_jax.weights.table import to_torch
+from dasheng_jax.weights.torch_file import read_torch, write_torch
+
+# What an encoder file may carry beside the encoder: the decoder of a complete state and the AudioSet head.
+BESIDE = (r"decoder\..*", r"outputlayer\..*")
+# Largest departure from our own window and filters that float32 arithmetic of another library explains.
+_FRONT_END_TOLERANCE = 2e-5
+
+
+class EncoderFile(NamedTuple):
+  """state: arrays under official names, without prefixes. config: the constructor arguments that the file names."""
+
+  state: dict[str, np.ndarray]
+  config: dict
+  layout: str
+
+
+def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
+  """Read a `.pt` or `.safetensors` file. Raises WeightsError for files that are absent, damaged or foreign."""
+  path = Path(path)
+  if not path.is_file():
+    raise WeightsError(f"{path}: no such weight file")
+  content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+  config = content.get("config") or {}
+  layout = "bare state dict"
+  state = content
+  if isinstance(content.get("model"), Mapping):
+    state = content["model"]
+    layout = "official"
+    if isinstance(config.get("model_args"), Mapping):
+      layout, config = "training script", dict(config["model_args"])
+  state = {name: x for name, x in state.items() if isinstance(x, np.ndarray)}
+  if "time_pos_embed" not in state and "encoder.time_pos_embed" in state:
+    complete = any(name.startswith("decoder.") for name in state)
+    layout = "complete autoencoder" if complete else "Hugging Face"
+    state = {name.removeprefix("encoder."): x for name, x in state.items()}
+  if "time_pos_embed" not in state or "patch_embed.proj.weight" not in state:
+    shown = ", ".join(list(state)[:3]) or "no tensor at all"
+    raise WeightsError(f"{path}: not a Dasheng encoder (it holds {shown})")
+  return EncoderFile(state, dict(config), layout)
+
+
+def _read_safetensors(path: Path) -> dict:
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    with safe_open(path, framework="numpy") as file:
+      content: dict = {name: file.get_tensor(name) for name in file.keys()}
+      notes = file.metadata() or {}
+  except (SafetensorError, OSError, TypeError) as error:
+    reason = str(error).splitlines()[0][:120]
+    raise WeightsError(
+      f"{path}: not a readable safetensors file ({reason}); download it again"
+    ) from None
+  if "config" in notes:
+    content = {"model": content, "config": json.loads(notes["config"])}
+  return content
+
+
+def config_of(
+  file: EncoderFile, heads: int | None = None, source: str = "the file"
+) -> DashengConfig:
+  """The model configuration that fits a file's tensors.
+
+  Width, depth and patch come from the tensors. No tensor reveals the number of heads: it comes from `heads`, else
+  from the file's own configuration, else from the table of published sizes. WeightsError when none of them knows.
+  """
+  width, _, mel_bins, frames = file.state["patch_embed.proj.weight"].shape
+  numbers = [re.match(r"blocks\.(\d+)\.", name) for name in file.state]
+  depth = 1 + max((int(match[1]) for match in numbers if match), default=-1)
+  published = {(c.encoder.width, c.encoder.depth): c for c in SIZES.values()}
+  known = published.get((width, depth))
+  heads = heads or file.config.get("num_heads") or (known.encoder.heads if known else None)
+  if not heads:
+    raise WeightsError(
+      f"{source}: the number of heads is in no tensor, and width {width} with depth {depth} is no published size: "
+      "pass heads=..."
+    )
+  hidden = file.state.get("blocks.0.mlp.fc1.weight")
+  ratio = 4.0 if hidden is None else hidden.shape[0] / width
+  base = known or DashengConfig(decoder=DecoderConfig())
+  try:
+    encoder = EncoderConfig(width, depth, int(heads), ratio, file.state["time_pos_embed"].shape[-1])
+    mel = dataclasses.replace(base.mel, mel_bins=mel_bins)
+    return dataclasses.replace(base, encoder=encoder, patch_frames=frames, mel=mel)
+  except ConfigError as error:
+    raise WeightsError(f"{source}: {error}") from None
+
+
+def check_front_end(file: EncoderFile, cfg: DashengConfig, source: str) -> None:
+  """WeightsError when the file carries a window or filters that are not the ones we compute."""
+  ours = front_end_buffers(cfg)
+  for name in FRONT_END.values():
+    if name not in file.state:
+      continue
+    theirs = file.state[name]
+    if theirs.shape != ours[name].shape or np.abs(theirs - ours[name]).max() > _FRONT_END_TOLERANCE:
+      raise WeightsError(
+        f"{source}: {name} is not Dasheng's front end (16 kHz, 512-point Hann, 64 HTK mels), so its features would differ"
+      )
+
+
+def official_state(cfg: DashengConfig, encoder_variables: Mapping) -> dict[str, np.ndarray]:
+  """The official state dict, front-end buffers included, of an encoder's {"params", "batch_stats"}."""
+  state = to_torch(encoder_variables, encoder_rules(cfg))
+  names = list(state)
+  buffers = front_end_buffers(cfg)
+  # The released order: position tables, then the front end, then the rest.
+  return {
+    **{name: state[name] for name in names[:2]},
+    **buffers,
+    **{name: state[name] for name in names[2:]},
+  }
+
+
+def official_config(cfg: DashengConfig) -> dict:
+  """Arguments of the official encoder's constructor."""
+  patch = [cfg.mel.mel_bins, cfg.patch_frames]
+  return {
+    "target_length": cfg.encoder.positions * cfg.patch_frames,
+    "patch_size": patch,
+    "patch_stride": patch,
+    "embed_dim": cfg.encoder.width,
+    "depth": cfg.encoder.depth,
+    "num_heads": cfg.encoder.heads,
+    "mlp_ratio": cfg.encoder.mlp_ratio,
+  }
+
+
+def write_encoder_file(
+  path: str | os.PathLike, cfg: DashengConfig, encoder_variables: Mapping
+) -> None:
+  """Write an encoder in the official layout, as `.pt` (no PyTorch needed) or `.safetensors`, completely or not at all."""
+  path = Path(path)
+  state, config = official_state(cfg, encoder_variables), official_config(cfg)
+  if path.suffix != ".safetensors":
+    write_torch(path, {"model": state, "config": config})
+    return
+  from safetensors.numpy import save_file
+
+  temporary = path.with_name(path.name + ".partial")
+  try:
+    save_file(state, temporary, metadata={"format": "pt", "config": json.dumps(config)})
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)

@@ -1,0 +1,97 @@
+"""`load_encoder`: a weight file in, a pure function and its variables out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from dasheng_jax.config import DashengConfig
+from dasheng_jax.errors import WeightsError
+from dasheng_jax.inference import embed
+from dasheng_jax.mae import init_variables
+from dasheng_jax.weights.files import BESIDE, check_front_end, config_of, read_encoder_file
+from dasheng_jax.weights.names import FRONT_END, encoder_rules
+from dasheng_jax.weights.positions import resize_time_table
+from dasheng_jax.weights.table import from_torch
+
+# Where a training run leaves its encoder, relative to the run's folder.
+EXPORTED = ("encoder.safetensors", "export/encoder.safetensors")
+
+Embed = Callable[..., jax.Array]
+
+
+def load_encoder(
+  path: str | os.PathLike,
+  *,
+  heads: int | None = None,
+  positions: int | None = None,
+  clamp: str | None = None,
+  dtype: str = "float32",
+) -> tuple[Embed, dict]:
+  """(embed, params) from an official or Hugging Face file (.pt, .safetensors) or a run's folder.
+
+  `embed(params, wave, lengths=None)` maps f32[b, s] at 16 kHz to f32[b, t, d] at 25 Hz for any length; it is a pure
+  function, so `jax.jit(embed)` and `jax.vmap` apply. heads: for sizes that are not published (no tensor reveals it).
+  positions: length of the time table, cut or stretched to fit (default: the file's). clamp: which maximum the dB clamp
+  looks at, "batch" (released behaviour, default) or "sample". dtype: "bfloat16" runs matrix products in that type.
+  Raises WeightsError for anything that is not a sound Dasheng encoder.
+  """
+  cfg, variables = read_encoder(path, heads=heads, positions=positions)
+  cfg = cfg.with_compute(dtype=dtype)
+  if clamp is not None:
+    cfg = dataclasses.replace(cfg, mel=dataclasses.replace(cfg.mel, clamp=clamp))
+  return functools.partial(embed, cfg), variables
+
+
+def read_encoder(
+  path: str | os.PathLike, *, heads: int | None = None, positions: int | None = None
+) -> tuple[DashengConfig, dict]:
+  """(configuration, {"params", "batch_stats"} of the encoder as device arrays) from a weight file or a run's folder."""
+  file_path = _resolve(Path(path))
+  source = str(file_path)
+  file = read_encoder_file(file_path)
+  cfg = config_of(file, heads, source)
+  check_front_end(file, cfg, source)
+  state = dict(file.state)
+  # The Hugging Face variant leaves the counter out when converted by old tools; it has no effect on outputs.
+  state.setdefault("init_bn.1.num_batches_tracked", jnp.zeros((), jnp.int32))
+  tree = from_torch(
+    state,
+    encoder_rules(cfg),
+    encoder_shapes(cfg),
+    ignore=(*map(_literal, FRONT_END.values()), *BESIDE),
+    source=source,
+  )
+  if positions is not None and positions != cfg.encoder.positions:
+    table = tree["params"]["positions"]
+    table["time"] = resize_time_table(table["time"], positions)
+    cfg = dataclasses.replace(cfg, encoder=dataclasses.replace(cfg.encoder, positions=positions))
+  return cfg, jax.tree.map(jnp.asarray, tree)
+
+
+def encoder_shapes(cfg: DashengConfig) -> Mapping:
+  """Shapes of the encoder's {"params", "batch_stats"}, with scanned layers; nothing is allocated."""
+  cfg = cfg.with_compute(scan=True)
+  shapes = jax.eval_shape(functools.partial(init_variables, cfg), jax.random.key(0))
+  return {name: shapes[name]["encoder"] for name in ("params", "batch_stats")}
+
+
+def _literal(name: str) -> str:
+  return name.replace(".", r"\.")
+
+
+def _resolve(path: Path) -> Path:
+  if not path.is_dir():
+    return path
+  for name in EXPORTED:
+    if (path / name).is_file():
+      return path / name
+  raise WeightsError(
+    f"{path}: holds no {EXPORTED[0]}; pass the folder of a finished run, or a .pt or .safetensors file"
+  )

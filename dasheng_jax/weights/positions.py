@@ -1,0 +1,22 @@
+"""Fitting a time table of one length into a model of another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def resize_time_table(table: np.ndarray, rows: int) -> np.ndarray:
+  """f32[t, d] -> f32[rows, d]: cut to the first rows, or stretched linearly (half-pixel centres, edges held).
+
+  The rule of the released loader (reference text, section 8).
+  """
+  count = len(table)
+  if rows <= count:
+    return table[:rows]
+  # Float32 throughout: the released interpolation computes its weights in float32 too.
+  centre = (np.arange(rows, dtype=np.float32) + np.float32(0.5)) * np.float32(count / rows)
+  centre = np.maximum(centre - np.float32(0.5), np.float32(0.0))
+  left = np.minimum(centre.astype(np.int64), count - 1)
+  right = np.minimum(left + 1, count - 1)
+  weight = (centre - left.astype(np.float32))[:, None]
+  return (table[left] * (np.float32(1) - weight) + table[right] * weight).astype(table.dtype)

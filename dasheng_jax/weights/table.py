@@ -1,0 +1,158 @@
+"""One declarative table per model says how PyTorch names and shapes map to ours; both directions follow from it.
+
+    Rule("blocks.{n}.mlp.fc1.weight", "params/blocks/layers/mlp/up/kernel", LINEAR)
+
+Left the name in the PyTorch state dict, right our "/"-joined path, then a named transform. "{n}" counts layers: our
+side is one array with a leading layer axis. Conversion is strict: every source tensor is used or on the ignore list,
+every one of our arrays is filled exactly once with the right shape, and all errors come in one report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dasheng_jax.errors import WeightsError
+
+Array = np.ndarray
+LAYER = "{n}"
+# How many problems an error message spells out before it only counts them.
+SHOWN = 6
+
+
+class Transform(NamedTuple):
+  """A reversible change of layout. `to_ours(torch_array)` and `to_torch(our_array)` undo each other bit for bit."""
+
+  name: str
+  to_ours: Callable[[Array], Array]
+  to_torch: Callable[[Array], Array]
+
+
+class Rule(NamedTuple):
+  torch: str
+  ours: str
+  transform: Transform
+
+
+AS_IS = Transform("as is", lambda x: x, lambda x: x)
+# (out, in) <-> (in, out)
+LINEAR = Transform("linear", np.transpose, np.transpose)
+# A 0-d int64 counter is an int32 here: JAX has no int64 by default, and 2^31 batches are out of reach.
+COUNT = Transform("count", lambda x: np.asarray(x, np.int32), lambda x: np.asarray(x, np.int64))
+
+
+def shaped(name: str, ours: Sequence[int], torch: Sequence[int]) -> Transform:
+  """A transform that only regroups axes; -1 stands for one free axis on either side."""
+  return Transform(name, lambda x: x.reshape(ours), lambda x: x.reshape(torch))
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
+  """A nested mapping as {"a/b/c": leaf}."""
+  flat: dict[str, object] = {}
+  for key, value in tree.items():
+    path = f"{prefix}{key}"
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, path + "/"))
+    else:
+      flat[path] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, object]) -> dict:
+  """The inverse of `flatten`."""
+  tree: dict = {}
+  for path, value in flat.items():
+    *parents, last = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = value
+  return tree
+
+
+def from_torch(
+  state: Mapping[str, Array],
+  rules: Sequence[Rule],
+  target: Mapping,
+  *,
+  ignore: Sequence[str] = (),
+  source: str = "state dict",
+) -> dict:
+  """Our tree of numpy arrays from a PyTorch state dict.
+
+  target: our tree of arrays or ShapeDtypeStructs. ignore: regular expressions of names that need not be used.
+  Raises WeightsError with every unused, missing, misshapen and non-finite tensor in one line.
+  """
+  wanted = dict(flatten(target))
+  used: set[str] = set()
+  filled: dict[str, Array] = {}
+  problems: list[str] = []
+  for rule in rules:
+    if rule.ours not in wanted:
+      problems.append(f"the model has no {rule.ours}")
+      continue
+    shape = tuple(wanted[rule.ours].shape)
+    value = _gather(rule, shape, state, used, problems)
+    if value is not None:
+      filled[rule.ours] = value
+  problems += [f"nothing fills {path}" for path in wanted if path not in {r.ours for r in rules}]
+  skip = re.compile("|".join(f"(?:{pattern})" for pattern in ignore) or r"(?!)")
+  extra = [name for name in state if name not in used and not skip.fullmatch(name)]
+  problems += [f"unexpected {name}" for name in extra]
+  if problems:
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    raise WeightsError(f"{source} does not fit the model: " + "; ".join(problems[:SHOWN]) + more)
+  return unflatten(filled)
+
+
+def _gather(
+  rule: Rule,
+  shape: tuple[int, ...],
+  state: Mapping[str, Array],
+  used: set[str],
+  problems: list[str],
+) -> Array | None:
+  """The array for one rule, stacked over layers where the rule counts them; None after a reported problem."""
+  stacked = LAYER in rule.torch
+  names = [rule.torch.replace(LAYER, str(n)) for n in range(shape[0])] if stacked else [rule.torch]
+  layer_shape = shape[1:] if stacked else shape
+  layers = []
+  for name in names:
+    if name not in state:
+      problems.append(f"missing {name}")
+      continue
+    used.add(name)
+    raw = np.asarray(state[name])
+    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+      problems.append(f"{name} holds NaN or infinity")
+    # Sizes are compared first, since a regrouping of the wrong number of elements cannot even be tried.
+    fits = raw.size == int(np.prod(layer_shape))
+    value = rule.transform.to_ours(raw) if fits else raw
+    if value.shape != layer_shape:
+      problems.append(f"{name} has shape {raw.shape}, which does not give {layer_shape}")
+      continue
+    layers.append(value)
+  if len(layers) != len(names):
+    return None
+  value = np.stack(layers) if stacked else layers[0]
+  return np.asarray(value, order="C")
+
+
+def to_torch(tree: Mapping, rules: Sequence[Rule]) -> dict[str, Array]:
+  """The PyTorch state dict of our tree, in the order of the table. Raises WeightsError for a path with no rule."""
+  flat = {path: np.asarray(value) for path, value in flatten(tree).items()}
+  by_path = {rule.ours: rule for rule in rules}
+  unknown = sorted(set(flat) ^ set(by_path))
+  if unknown:
+    raise WeightsError("parameters and name table differ: " + ", ".join(unknown[:SHOWN]))
+  state: dict[str, Array] = {}
+  for rule in rules:
+    value = flat[rule.ours]
+    rows = value if LAYER in rule.torch else value[None]
+    for n, row in enumerate(rows):
+      name = rule.torch.replace(LAYER, str(n))
+      state[name] = np.asarray(rule.transform.to_torch(row), order="C")
+  return state

@@ -10,6 +10,7 @@ their nearest neighbours among the others. Nothing is trained.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def encoder(path: str, cfg: EvaluateConfig) -> Features:
 def rival_features() -> Iterator[tuple[str, Features]]:
   """Name and features of every rival."""
   for name, mel in RIVALS.items():
-    yield name, lambda task, mel=mel: log_mel_statistics(task, mel)
+    yield name, functools.partial(log_mel_statistics, cfg=mel)
 
 
 def name_of(path: str, paths: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,9 @@ SHORTEST_SECONDS = 0.5
 
 # embed(params, wave f32[b, s], lengths i32[b]) -> f32[b, t, d]
 Embed = Callable[[Any, jax.Array, jax.Array], jax.Array]
-Tokens, Valid, Pooled = Float[Array, "b t d"], Bool[Array, "b t"], Float[Array, "b e"]
+Tokens: TypeAlias = Float[Array, "b t d"]
+Valid: TypeAlias = Bool[Array, "b t"]
+Pooled: TypeAlias = Float[Array, "b e"]
 
 
 def pool_mean(tokens: Tokens, valid: Valid) -> Pooled:

@@ -53,12 +53,12 @@ def knn_accuracy(
   """
   from sklearn.neighbors import KNeighborsClassifier
 
-  groups = np.asarray(groups)
-  names = list(dict.fromkeys(groups.tolist()))
+  group = np.asarray(groups)
+  names: list[str] = list(dict.fromkeys(group.tolist()))
   features = np.asarray(features, np.float64)
-  if features.ndim != 2 or not len(features) == len(labels) == len(groups):
+  if features.ndim != 2 or not len(features) == len(labels) == len(group):
     raise DataError(
-      f"knn: features {features.shape}, {len(labels)} labels and {len(groups)} groups "
+      f"knn: features {features.shape}, {len(labels)} labels and {len(group)} groups "
       "do not belong together"
     )
   if not np.isfinite(features).all():
@@ -68,17 +68,17 @@ def knn_accuracy(
     raise DataError(f"knn: leaving one group out needs two groups or more, found {names}")
   if metric not in METRICS:
     raise DataError(f"knn: unknown metric {metric!r}; choose {' or '.join(METRICS)}")
-  smallest = len(labels) - max(int((groups == name).sum()) for name in names)
+  smallest = len(labels) - max(int((group == name).sum()) for name in names)
   if not 1 <= k <= smallest:
     raise DataError(f"knn: k={k} must lie within 1..{smallest}, the smallest training part")
 
   hits = np.zeros(len(labels), bool)
   for name in names:
-    test = groups == name
+    test = group == name
     train_x, test_x = standardise(features[~test], features[test])
     model = KNeighborsClassifier(n_neighbors=k, metric=metric, algorithm="brute")
     hits[test] = model.fit(train_x, labels[~test]).predict(test_x) == labels[test]
-  per_group = {name: float(hits[groups == name].mean()) for name in names}
+  per_group = {name: float(hits[group == name].mean()) for name in names}
   return KnnResult(float(hits.mean()), per_group, len(labels), k, metric)
 
 

@@ -29,6 +29,7 @@ def siren(rng: parts.Rng, samples: int, rate: int) -> np.ndarray:
   """Sirens and alarms: a tone with harmonics that wails, sweeps or alternates without pause."""
   position = np.arange(samples) / (rate * parts.log_uniform(rng, 0.25, 4.0)) + rng.random()
   kind = rng.integers(4)
+  shape: np.ndarray
   if kind == 0:  # wail
     shape = 0.5 + 0.5 * parts.sine(position)
   elif kind == 1:  # two tones

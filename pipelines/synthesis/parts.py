@@ -93,7 +93,7 @@ def ring(wave: np.ndarray, frequency: Real, bandwidth: Real, rate: int) -> np.nd
   angle = 2 * np.pi * min(frequency, 0.47 * rate) / rate
   gain = (1 - radius**2) / 2
   top, bottom = [gain, 0, -gain], [1, -2 * radius * np.cos(angle), radius**2]
-  return signal.lfilter(np.float32(top), np.float32(bottom), wave)
+  return signal.lfilter(np.array(top, np.float32), np.array(bottom, np.float32), wave)
 
 
 def modes(

@@ -56,7 +56,8 @@ def echo(rng: parts.Rng, n: int, rate: int) -> np.ndarray:
 def background(rng: parts.Rng, n: int) -> np.ndarray:
   """Steady noise with a random colour between brown and blue, f32[n]."""
   pole = rng.uniform(-0.5, 0.97)
-  return signal.lfilter(np.float32([1 - abs(pole)]), np.float32([1, -pole]), parts.noise(rng, n))
+  top, bottom = np.array([1 - abs(pole)], np.float32), np.array([1, -pole], np.float32)
+  return signal.lfilter(top, bottom, parts.noise(rng, n))
 
 
 def _norm(wave: np.ndarray) -> float:

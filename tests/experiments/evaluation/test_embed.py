@@ -90,6 +90,6 @@ def test_rival_is_the_statistics_of_the_valid_frames(cfg):
   assert features.shape == (2, 128)
   for wave, row in zip(waves, features, strict=True):
     # The last frames see what follows the clip, so they are no part of either side.
-    frames = np.asarray(log_mel(wave[None], cfg))[0, :, : wave.size // 160]
+    frames = np.asarray(log_mel(jnp.asarray(wave[None]), cfg))[0, :, : wave.size // 160]
     expected = np.concatenate([frames.mean(1), frames.std(1)])
     np.testing.assert_allclose(row, expected, atol=0.1)

@@ -1,11 +1,11 @@
 """Speed of the audio pipeline against the bare libsndfile decode loop, on the same files.
 
-    python -m experiments.bench_pipeline [--seconds 60] [--files FOLDER] [--json OUT.json]
+    python -m experiments.bench_pipeline [--seconds 5] [--files FOLDER] [--json OUT.json]
 
 Rounds alternate between the two, so that whatever else the machine does falls on both; medians are
-reported. A clip is 10 s of mono FLAC at 16 kHz. The pipeline's clock runs from making the iterator
 reported. A clip is 10 s of mono FLAC at 16 kHz. The clock of the pipeline runs from making the
-iterator to its last batch, so nothing is prefetched for free. CPU time is reported beside wall time:
+iterator to its last batch, so nothing is prefetched for free. CPU time stands beside wall time:
+it is what remains comparable on a machine with other work to do.
 """
 
 import concurrent.futures

@@ -174,7 +174,7 @@ def _tf_steps(assembler: Assembler) -> Iterator[int]:
   chunks = assembler.chunks
   stop = _ENDLESS if assembler.stop_step is None else assembler.stop_step
 
-  def run(number: np.ndarray) -> np.ndarray:
+  def run(number: np.int64) -> np.int64:
     assembler.run_chunk(int(number))
     return number
 

@@ -113,14 +113,18 @@ def header_or_reason(payload, size: int) -> tuple[int, int, str]:
 
 
 def run_threads(
-  work: Callable[[int], None], items: Sequence[int], workers: int, label: str, unit: str
+  work: Callable[[int], None],
+  items: Sequence[int] | np.ndarray,
+  workers: int,
+  label: str,
+  unit: str,
 ) -> None:
   """Calls work(item) for each item on several threads, with progress; raises the first error."""
   chunks = [items[k : k + 64] for k in range(0, len(items), 64)]
   if len(items) < 256 * (workers or 1):
     chunks = [[i] for i in items]
 
-  def run(chunk: Sequence[int]) -> int:
+  def run(chunk) -> int:
     for i in chunk:
       work(int(i))
     return len(chunk)

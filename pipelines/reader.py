@@ -104,7 +104,12 @@ class ClipReader:
 
 
 class WaveCache:
-  """Every recording of a data set, decoded once: mono f32 at the target rate, in memory."""
+  """Every recording of a data set, decoded once: mono f32 at the target rate, in memory.
+
+  The clips are those of the stream. Only a random start may fall between two samples at the target
+  rate, where it is rounded down; the stream resamples from the very start. A recording that is
+  damaged anywhere is unusable as a whole.
+  """
 
   def __init__(self, dataset: Dataset):
     from pipelines import index  # only this class needs threads at construction

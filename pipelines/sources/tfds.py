@@ -40,7 +40,8 @@ def open_tfds(name: str, cfg: DataConfig) -> TFRecordSource:
     raise DataError(f"{PREFIX}{name} is stored as {kind}; prepare it with file_format='tfrecord'")
   features = builder.info.features
   paths = [os.fspath(p) for p in builder.info.splits[cfg.split].filepaths]
-  label = next((k for k in _LABELS if isinstance(features.get(k), tfds.features.ClassLabel)), "")
+  named = [k for k in _LABELS if k in features]
+  label = next((k for k in named if isinstance(features[k], tfds.features.ClassLabel)), "")
   source = TFRecordSource(f"{PREFIX}{name}", paths, cfg, _format(name, features, label, tfds))
   source.name = name
   if label:

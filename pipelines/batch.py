@@ -7,12 +7,12 @@ accelerators.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import os
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from pipelines.reader import ClipReader, WaveCache
 _ENDLESS = 1 << 40  # steps
 
 
-class Bad(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Bad:
   """Recordings found unusable while reading: how many, and (id, reason) of each."""
 
   count: int

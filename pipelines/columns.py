@@ -9,6 +9,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,8 @@ class PackedStrings(Sequence):
     return PackedStrings(self.blob[source], ends)
 
 
-Column = np.ndarray | PackedStrings
+Column = Any
+"""np.ndarray or PackedStrings; which of them, the name of the column decides."""
 
 
 def take(columns: dict[str, Column], keep: np.ndarray) -> dict[str, Column]:
@@ -65,7 +67,7 @@ def concatenate(parts: Sequence[dict[str, Column]]) -> dict[str, Column]:
   for name in parts[0]:
     columns = [part[name] for part in parts]
     if isinstance(columns[0], PackedStrings):
-      shift = np.cumsum([0] + [len(c.blob) for c in columns])
+      shift = np.cumsum([0, *(len(c.blob) for c in columns)])
       ends = [c.ends + s for c, s in zip(columns, shift, strict=False)]
       whole[name] = PackedStrings(np.concatenate([c.blob for c in columns]), np.concatenate(ends))
     else:
@@ -75,7 +77,7 @@ def concatenate(parts: Sequence[dict[str, Column]]) -> dict[str, Column]:
 
 def save(path: str, columns: dict[str, Column]) -> None:
   """Writes columns to `path` so that a reader sees the whole file or none."""
-  arrays = {}
+  arrays: dict[str, Any] = {}
   for name, column in columns.items():
     if isinstance(column, PackedStrings):
       arrays[f"{name}.text"], arrays[f"{name}.ends"] = column.blob, column.ends

@@ -175,12 +175,11 @@ def _with_margin(start: int, stop: int, frames: int, rate: int, target_rate: int
 def _opened(payload: Payload) -> Iterator[soundfile.SoundFile]:
   """Opens audio; whatever libsndfile finds wrong, then or while reading, becomes BadAudio."""
   name = payload
-  if isinstance(payload, bytes):
-    if not payload:
-      raise BadAudio("empty file")
-    payload = io.BytesIO(payload)
+  if isinstance(payload, bytes) and not payload:
+    raise BadAudio("empty file")
   try:
-    with soundfile.SoundFile(payload) as file:
+    stored = io.BytesIO(payload) if isinstance(payload, bytes) else payload
+    with soundfile.SoundFile(stored) as file:
       if file.samplerate < 1 or file.channels < 1:
         raise BadAudio(f"header says {file.samplerate} Hz and {file.channels} channels")
       yield file

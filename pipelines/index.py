@@ -77,7 +77,7 @@ def scan_files(
     Columns path, size i64, mtime i64, trusted bool, frames i64, rates i32 and reason (text; ""
     where the file is usable).
   """
-  table = {
+  table: dict[str, Column] = {
     "path": paths if isinstance(paths, PackedStrings) else PackedStrings.pack(paths),
     "size": np.array([s.size if s else -1 for s in stats], np.int64),
     "mtime": np.array([s.mtime if s else -1 for s in stats], np.int64),

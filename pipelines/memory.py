@@ -12,7 +12,7 @@ def thread_steps(assembler: Assembler) -> Iterator[int]:
   """Yields the steps in order, each once all of its rows are filled."""
   pool = concurrent.futures.ThreadPoolExecutor(assembler.workers, "pipelines")
   if assembler.stop_step is None:
-    steps = itertools.count(assembler.start_step)
+    steps: Iterator[int] = itertools.count(assembler.start_step)
   else:
     steps = iter(range(assembler.start_step, assembler.stop_step))
   ahead: deque[tuple[int, list[concurrent.futures.Future]]] = deque()

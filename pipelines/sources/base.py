@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from pipelines import columns, decode
-from pipelines.columns import Column, PackedStrings
+from pipelines.columns import Column
 from pipelines.decode import Payload
 
 
@@ -30,8 +30,12 @@ class Source(Protocol):
   ids: Sequence[str]
   frames: np.ndarray
   rates: np.ndarray
-  labels: Sequence | None
-  shards: np.ndarray | None
+
+  @property
+  def labels(self) -> Sequence | np.ndarray | None: ...  # noqa: D102
+
+  @property
+  def shards(self) -> np.ndarray | None: ...  # noqa: D102
 
   def read(self, i: int, start: int, stop: int) -> tuple[np.ndarray, int]:
     """Samples [start, stop) of recording i, f32[samples, channels], and the rate in Hz."""
@@ -48,7 +52,6 @@ class EncodedSource:
 
   def __init__(self, name: str, table: dict[str, Column]):
     reason = table["reason"]
-    assert isinstance(reason, PackedStrings)
     usable = np.diff(reason.ends, prepend=0) == 0
     bad = np.flatnonzero(~usable)
     self.name = name
@@ -56,12 +59,12 @@ class EncodedSource:
     if len(bad):
       table = columns.take(table, usable)
     self.table = table
-    self.ids: Sequence[str] = table["ids"]  # type: ignore[assignment]
-    self.frames: np.ndarray = table["frames"]  # type: ignore[assignment]
-    self.rates: np.ndarray = table["rates"]  # type: ignore[assignment]
+    self.ids: Sequence[str] = table["ids"]
+    self.frames: np.ndarray = table["frames"]
+    self.rates: np.ndarray = table["rates"]
     labels = table.get("labels")
     self.labels: Sequence | None = labels if labels is not None and len(labels.blob) else None
-    self.shards: np.ndarray | None = table.get("shards")  # type: ignore[assignment]
+    self.shards: np.ndarray | None = table.get("shards")
 
   def locate(self, i: int) -> tuple[Payload, int]:
     """The audio that holds recording i, and the recording's first sample in it."""

@@ -56,9 +56,9 @@ def _rows(manifest: str) -> Iterator[tuple[int, dict]]:
   except UnicodeDecodeError as error:
     raise DataError(f"manifest {manifest} is not UTF-8 text ({error.reason})") from None
   if suffix == ".jsonl":
-    for line, row in enumerate(text.splitlines(), 1):
-      if row.strip():
-        yield line, _json_row(manifest, line, row)
+    for line, item in enumerate(text.splitlines(), 1):
+      if item.strip():
+        yield line, _json_row(manifest, line, item)
     return
   reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
   if not set(_PATH_COLUMNS) & set(reader.fieldnames or ()):

@@ -68,7 +68,7 @@ def shard_index(kind: str, path: str, scan: Scan) -> dict[str, Column]:
   table = index.load_cached(kind, name)
   if (
     table is not None
-    and np.array_equal(table.pop("stamp", None), stamp)
+    and np.array_equal(table.pop("stamp", ()), stamp)
     and set(_NAMES) <= set(table)
   ):
     return table
@@ -102,4 +102,4 @@ def load_sidecar(path: str, size: int) -> dict[str, Column] | None:
     table = columns.load(sidecar)
   if table is None or not {*_NAMES, "shard_size"} <= set(table):
     return None
-  return table if int(table.pop("shard_size")) == size else None  # type: ignore[arg-type]
+  return table if int(table.pop("shard_size")) == size else None

@@ -65,7 +65,7 @@ def _members(path: str, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes | No
         data = files.read_range(path, member.offset_data, member.size) if small else None
         file.seek(at)
         yield member, data
-        tar.members = []  # tarfile remembers every member, which a scan has no use for
+        tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member, which a scan has no use for
   except tarfile.ReadError as error:
     if size == 0:
       raise DataError(f"{path} is empty; delete it or copy it again") from None

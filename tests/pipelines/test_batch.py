@@ -114,7 +114,7 @@ def test_batch_fields(library):
     batch = next(stream)
     assert stream.step == 1
     assert stream.wait_seconds > 0
-    assert stream.bad == (0, ())
+    assert (stream.bad.count, stream.bad.names) == (0, ())
   assert batch["wave"].shape == (6, 1280)
   assert batch["wave"].dtype == np.float32
   assert batch["valid"].dtype == np.int32

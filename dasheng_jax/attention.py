@@ -62,7 +62,7 @@ class Attention(nn.Module):
     q, k, v = qkv + qkv_bias.astype(dtype)[:, None, None]
     mixed = attend(q, k, v, keep, self.compute.attention)
     out = jnp.einsum("bthc,hcd->btd", mixed, out_kernel.astype(dtype))
-    return out + out_bias.astype(dtype)
+    return out + out_bias.astype(dtype)[None, None]
 
 
 def _drawn_as(init: nn.initializers.Initializer, shape: tuple[int, ...]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dasheng_jax.config import BatchNormGradient
 
@@ -23,7 +23,7 @@ def _affine_torch_cpu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Ar
   gradient in the wrong order, [f, frames] as if it were [frames, f], so scale and bias follow a scrambled gradient.
   Only of use to retrace a run that PyTorch made on a CPU.
   """
-  return x * scale[:, None] + bias[:, None]
+  return x * scale[None, :, None] + bias[None, :, None]
 
 
 def _affine_forward(x, scale, bias):
@@ -34,7 +34,11 @@ def _affine_backward(saved, grad):
   x, scale = saved
   batch, bins, frames = grad.shape
   misread = grad.reshape(batch, frames, bins).swapaxes(1, 2)
-  return grad * scale[:, None], jnp.sum(misread * x, axis=(0, 2)), jnp.sum(misread, axis=(0, 2))
+  return (
+    grad * scale[None, :, None],
+    jnp.sum(misread * x, axis=(0, 2)),
+    jnp.sum(misread, axis=(0, 2)),
+  )
 
 
 _affine_torch_cpu.defvjp(_affine_forward, _affine_backward)
@@ -48,13 +52,17 @@ class MelBatchNorm(nn.Module):
   Under jit the batch is the global batch: one set of statistics on any mesh. State, in the collection
   "batch_stats": mean f32[f], var f32[f], count i32[] (batches seen). gradient: "exact", or "torch_cpu" for the
   defect described at `_affine_torch_cpu`.
+  valid: frames that count in the statistics of training; None means all of them, as released.
   """
 
   gradient: BatchNormGradient = "exact"
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b f frames"], train: bool = False
+    self,
+    x: Float[Array, "b f frames"],
+    train: bool = False,
+    valid: Bool[Array, "b frames"] | None = None,
   ) -> Float[Array, "b f frames"]:
     bins = x.shape[1]
     scale = self.param("scale", nn.initializers.ones, (bins,))
@@ -63,17 +71,18 @@ class MelBatchNorm(nn.Module):
     running_var = self.variable("batch_stats", "var", jnp.ones, (bins,))
     count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
     if train:
-      mean = jnp.mean(x, axis=(0, 2))
-      var = jnp.mean(jnp.square(x - mean[:, None]), axis=(0, 2))
+      where = None if valid is None else valid[:, None, :]
+      mean = jnp.mean(x, axis=(0, 2), where=where)
+      var = jnp.mean(jnp.square(x - mean[None, :, None]), axis=(0, 2), where=where)
       if not self.is_initializing():
-        values = x.shape[0] * x.shape[2]
-        unbiased = var * (values / max(values - 1, 1))
+        values = x.shape[0] * x.shape[2] if valid is None else jnp.sum(valid)
+        unbiased = var * (values / jnp.maximum(values - 1, 1))
         running_mean.value = KEEP * running_mean.value + (1 - KEEP) * mean
         running_var.value = KEEP * running_var.value + (1 - KEEP) * unbiased
         count.value = count.value + 1
     else:
       mean, var = running_mean.value, running_var.value
-    normalised = (x - mean[:, None]) * jax.lax.rsqrt(var + EPS)[:, None]
+    normalised = (x - mean[None, :, None]) * jax.lax.rsqrt(var + EPS)[None, :, None]
     if self.gradient == "torch_cpu":
       return _affine_torch_cpu(normalised, scale, bias)
-    return normalised * scale[:, None] + bias[:, None]
+    return normalised * scale[None, :, None] + bias[None, :, None]

@@ -36,7 +36,7 @@ class Dense(nn.Module):
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     dtype = jnp.dtype(self.compute.dtype)
-    return jnp.matmul(x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)
+    return jnp.matmul(x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)[None, None]
 
 
 class Mlp(nn.Module):

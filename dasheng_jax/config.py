@@ -15,6 +15,7 @@ from pipelines.mel import DASHENG_MEL, MelConfig
 
 TargetNorm = Literal["patch", "global", "none"]
 BatchNormGradient = Literal["exact", "torch_cpu"]
+Padding = Literal["learn", "ignore"]
 
 
 def _check_stack(field: str, width: int, heads: int) -> None:
@@ -91,6 +92,9 @@ class DashengConfig:
   target_norm: TargetNorm = "patch"
   # "torch_cpu" repeats a defect of PyTorch's CPU backward, to retrace runs made with it; see batch_norm.py.
   bn_gradient: BatchNormGradient = "exact"
+  # What becomes of the zeros behind a short clip in pre-training. "learn" is the released behaviour:
+  # they are audio like any other. "ignore" keeps them out of statistics, attention and loss.
+  padding: Padding = "learn"
 
   def __post_init__(self):
     if not 0.0 < self.mask_ratio < 1.0:

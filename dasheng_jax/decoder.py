@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dasheng_jax.blocks import BlockStack, Dense, layer_norm
 from dasheng_jax.config import DashengConfig
@@ -18,7 +18,10 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, latent: Float[Array, "b k d"], restore: Int[Array, "b t"]
+    self,
+    latent: Float[Array, "b k d"],
+    restore: Int[Array, "b t"],
+    valid: Bool[Array, "b t"] | None = None,
   ) -> Float[Array, "b t p"]:
     shape, compute = self.cfg.decoder, self.cfg.compute
     normal = nn.initializers.normal(0.02)
@@ -29,10 +32,9 @@ class Decoder(nn.Module):
 
     visible = Dense(shape.width, compute, normal, name="input_proj")(latent)
     tokens = restore_order(visible.astype(jnp.float32), mask_token, restore)
-    tokens = tokens + pos_embed[: tokens.shape[1]]
-    tokens = BlockStack(shape.depth, shape.heads, shape.mlp_ratio, compute, normal, name="blocks")(
-      tokens
-    )
+    tokens = tokens + pos_embed[None, : tokens.shape[1]]
+    blocks = BlockStack(shape.depth, shape.heads, shape.mlp_ratio, compute, normal, name="blocks")
+    tokens = blocks(tokens, valid)
     tokens = layer_norm("norm")(tokens)
     predicted = Dense(self.cfg.patch_size, compute, normal, name="output")(tokens)
     return predicted.astype(jnp.float32)

@@ -38,10 +38,16 @@ class Encoder(nn.Module):
     self.norm = nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False, dtype=jnp.float32)
 
   def patches(
-    self, log_mel: Float[Array, "b f frames"], train: bool = False
+    self,
+    log_mel: Float[Array, "b f frames"],
+    train: bool = False,
+    valid: Bool[Array, "b frames"] | None = None,
   ) -> Float[Array, "b t d"]:
-    """Normalise and project all patches of the input, without positions."""
-    normalised = self.init_bn(log_mel, train)
+    """Normalise and project all patches of the input, without positions.
+
+    valid: frames that count in the statistics of training; None means all.
+    """
+    normalised = self.init_bn(log_mel, train, valid)
     return self.patch_embed(patchify(normalised, self.cfg.patch_frames))
 
   def positioned(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
@@ -55,14 +61,29 @@ class Encoder(nn.Module):
     return self.norm(self.blocks(tokens, keep))
 
   def __call__(
-    self, log_mel: Float[Array, "b f frames"], kept: Int[Array, "b k"] | None, train: bool = False
+    self,
+    log_mel: Float[Array, "b f frames"],
+    kept: Int[Array, "b k"],
+    train: bool = False,
+    valid: Bool[Array, "b t"] | None = None,
   ) -> Float[Array, "b k d"]:
-    """Embeddings of the kept patches, in the order of `kept` (None: of all patches, in time order).
+    """Embeddings of the kept patches, in the order of `kept`.
 
-    No chunking: raises ConfigError for more patches than the time table holds.
+    valid: patches that are no padding; the others are not attended to and do not count in the
+    statistics of training. No chunking: ConfigError for more patches than the time table holds.
     """
-    tokens = self.positioned(self.patches(log_mel, train))
-    return self.encode(tokens if kept is None else gather_kept(tokens, kept))
+    frames = keep = None
+    if valid is not None:
+      frames = whole_frames(valid, self.cfg.patch_frames, log_mel.shape[2])
+      keep = jnp.take_along_axis(valid, kept, axis=1)
+    tokens = self.positioned(self.patches(log_mel, train, frames))
+    return self.encode(gather_kept(tokens, kept), keep)
+
+
+def whole_frames(valid: Bool[Array, "b t"], patch_frames: int, frames: int) -> Bool[Array, "b n"]:
+  """Frames of the valid patches; frames behind the last whole patch go with that patch."""
+  repeated = jnp.repeat(valid, patch_frames, axis=1)
+  return jnp.pad(repeated, ((0, 0), (0, frames - repeated.shape[1])), mode="edge")
 
 
 def chunk_rows(

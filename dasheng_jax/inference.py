@@ -50,7 +50,7 @@ def embed_log_mel(
   batch, count, _ = tokens.shape
   keep = jnp.ones((batch, count), bool)
   if lengths is not None:
-    keep = jnp.arange(count) < valid_tokens(cfg, lengths)[:, None]
+    keep = jnp.arange(count)[None] < valid_tokens(cfg, lengths)[:, None]
 
   def encode(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
     chunk, chunk_keep = rows

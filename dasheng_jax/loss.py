@@ -37,4 +37,5 @@ def masked_mse(
   """
   per_patch = jnp.mean(jnp.square(pred.astype(jnp.float32) - target), axis=-1)
   weight = hidden.astype(jnp.float32)
-  return jnp.sum(per_patch * weight) / jnp.sum(weight)
+  # Short clips without padding may leave nothing to predict: a loss of 0, not 0 / 0.
+  return jnp.sum(per_patch * weight) / jnp.maximum(jnp.sum(weight), 1.0)

@@ -7,7 +7,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dasheng_jax.config import DashengConfig
 from dasheng_jax.decoder import Decoder
@@ -31,11 +31,15 @@ class MaskedAutoencoder(nn.Module):
     self.decoder = Decoder(self.cfg)
 
   def __call__(
-    self, log_mel: Float[Array, "b f frames"], masking: Masking, train: bool = False
+    self,
+    log_mel: Float[Array, "b f frames"],
+    masking: Masking,
+    train: bool = False,
+    valid: Bool[Array, "b t"] | None = None,
   ) -> Float[Array, "b t p"]:
     """Predicted (normalised) elements of all patches, visible ones included."""
-    latent = self.encoder(log_mel, masking.kept, train)
-    return self.decoder(latent, masking.restore)
+    latent = self.encoder(log_mel, masking.kept, train, valid)
+    return self.decoder(latent, masking.restore, valid)
 
 
 def init_variables(cfg: DashengConfig, key: jax.Array) -> Variables:
@@ -56,13 +60,14 @@ def reconstruct(
   log_mel: Float[Array, "b f frames"],
   masking: Masking,
   train: bool = False,
+  valid: Bool[Array, "b t"] | None = None,
 ) -> tuple[Float[Array, "b t p"], Float[Array, "b t p"], Variables]:
   """(prediction, normalised target, batch statistics) for a log-mel batch and a mask.
 
   The target is the raw log-mel in dB, not the output of the input normalisation.
   """
   pred, updated = MaskedAutoencoder(cfg).apply(
-    variables, log_mel, masking, train, mutable=["batch_stats"] if train else []
+    variables, log_mel, masking, train, valid, mutable=["batch_stats"] if train else []
   )
   target = normalise_target(patchify(log_mel, cfg.patch_frames), cfg.target_norm)
   return pred, target, updated.get("batch_stats", variables["batch_stats"])
@@ -75,19 +80,31 @@ def pretrain_loss(
   wave: Float[Array, "b s"],
   key: jax.Array,
   train: bool = True,
+  *,
+  valid: Int[Array, " b"] | None = None,
+  rows: Bool[Array, " b"] | None = None,
 ) -> tuple[Float[Array, ""], tuple[Variables, dict[str, Float[Array, ""]]]]:
-  """Masked reconstruction loss of waves in [-1, 1] at 16 kHz: (loss, (new batch statistics, metrics)).
+  """Masked reconstruction loss of waves in [-1, 1] at 16 kHz: (loss, (new statistics, metrics)).
 
-  The mask is a pure function of `key`. No gradient flows into the log-mel. Raises ConfigError, at trace time, for
-  crops that are too short to mask or longer than the time table.
+  The mask is a pure function of `key`. No gradient flows into the log-mel. valid: samples of each
+  row before its padding, which count with `cfg.padding` "ignore" alone. rows: True for rows that
+  enter the loss (evaluation pads its last batch). Raises ConfigError, at trace time, for crops that
+  are too short to mask or longer than the time table.
   """
   batch, patches = wave.shape[0], check_crop(cfg, wave.shape[1])
   log_mel = jax.lax.stop_gradient(compute_log_mel(wave, cfg.mel))
   masking = random_mask(key, batch, patches, cfg.mask_ratio, cfg.mask_group)
+  real = None
+  if cfg.padding == "ignore" and valid is not None:
+    # A patch that holds any audio counts; a row always has one, or its attention would be void.
+    starts = jnp.arange(patches) * cfg.patch_samples
+    real = starts[None] < jnp.maximum(valid, 1)[:, None]
   variables = {"params": params, "batch_stats": batch_stats}
-  pred, target, batch_stats = reconstruct(cfg, variables, log_mel, masking, train)
-  loss = masked_mse(pred, target, masking.hidden)
-  return loss, (batch_stats, {"pred_std": jnp.std(pred)})
+  pred, target, batch_stats = reconstruct(cfg, variables, log_mel, masking, train, real)
+  counted = masking.hidden if real is None else masking.hidden & real
+  if rows is not None:
+    counted = counted & rows[:, None]
+  return masked_mse(pred, target, counted), (batch_stats, {})
 
 
 def check_crop(cfg: DashengConfig, samples: int) -> int:

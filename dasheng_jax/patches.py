@@ -51,7 +51,7 @@ class PatchEmbed(nn.Module):
     dtype = jnp.dtype(self.cfg.compute.dtype)
     # Positions are added in float32 by the caller, so the sum is taken there too.
     projected = jnp.matmul(patches.astype(dtype), kernel.astype(dtype))
-    return projected.astype(jnp.float32) + bias
+    return projected.astype(jnp.float32) + bias[None, None]
 
 
 class Positions(nn.Module):
@@ -70,4 +70,4 @@ class Positions(nn.Module):
         f"{count} patches do not fit the time table of {rows}: shorten the crop to "
         f"{(rows * self.cfg.patch_samples) / self.cfg.mel.sample_rate:.2f} s or raise model.encoder.positions"
       )
-    return tokens + time[:count] + freq
+    return tokens + (time[:count] + freq[None])[None]

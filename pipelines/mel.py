@@ -136,7 +136,7 @@ def frame(wave: Float[Array, "b s"], n_fft: int, hop_length: int) -> Float[Array
 
 
 def _power_fft(frames: jax.Array, n_fft: int) -> jax.Array:
-  spectrum = jnp.fft.rfft(frames * hann_window(n_fft))
+  spectrum = jnp.fft.rfft(frames * hann_window(n_fft)[None, None])
   return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
 
 

@@ -1,0 +1,81 @@
+"""Named pre-training runs. `python -m experiments.pretrain --config NAME --workdir DIR`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dasheng_jax.config import SIZES, DashengConfig
+from experiments.evaluation.embed import Pooling
+from experiments.training.loop import LoopConfig
+from experiments.training.mesh import MeshConfig
+from experiments.training.optim import OptimConfig
+from pipelines import DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class KnnConfig:
+  """k-NN accuracy of the initial and the final encoder, and of a rival that needs no training."""
+
+  tasks: tuple[str, ...] = ()  # NAME=FOLDER (spoken_digits, esc10, esc50), or synthetic
+  pooling: Pooling = "mean"  # of the embeddings over time
+  k: int = 10  # neighbours that vote
+  rivals: bool = True  # also the mean and deviation of the log-mel
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+  """One pre-training run, resolved."""
+
+  about: str = ""
+  workdir: str = ""  # folder of the run; a run that is found there goes on
+  dry_run: bool = False  # show the parameter table, trace the step, allocate nothing, and end
+  model: DashengConfig = DashengConfig()
+  data: DataConfig = DataConfig()
+  optim: OptimConfig = OptimConfig()
+  mesh: MeshConfig = MeshConfig()
+  loop: LoopConfig = LoopConfig()
+  knn: KnnConfig = KnnConfig()
+
+
+def _published(size: str, about: str, remat: str = "none") -> PretrainConfig:
+  """The recipe of the released configuration files: 100 epochs of 15,000 steps, in bfloat16."""
+  return PretrainConfig(
+    about=about,
+    model=SIZES[size].with_compute(dtype="bfloat16", remat=remat),
+    data=DataConfig(holdout=0.001),
+  )
+
+
+# Small models learn from short crops: digits last half a second, and a batch of many short clips
+# shows more sounds than one of few long ones. Padding is left out of the loss and of the attention.
+_SMALL_DATA = DataConfig(crop_seconds=2.0, crop="random", cache="memory", holdout=0.05)
+
+EXPERIMENTS: dict[str, PretrainConfig] = {
+  "dasheng_base": _published("dasheng_base", "86 M parameters, the published recipe"),
+  "dasheng_0_6b": _published("dasheng_0_6b", "630 M parameters, as released", "block"),
+  "dasheng_1_2b": _published("dasheng_1_2b", "1.2 B parameters, the published recipe", "block"),
+  "hour": PretrainConfig(
+    about="a small encoder from an hour of mixed audio, on two cores in ten minutes",
+    model=dataclasses.replace(SIZES["dasheng_mini"], padding="ignore"),
+    data=_SMALL_DATA,
+    optim=OptimConfig(
+      peak_lr=1e-3, schedule="cosine", warmup_steps=200, final_fraction=0.01, weight_decay=0.05
+    ),
+    loop=LoopConfig(steps=3_000, batch_size=64, log_every=10, validate_every=500, save_every=500),
+  ),
+  "demo": PretrainConfig(
+    about="the embedded corpus, from nothing to a better encoder in a minute or two",
+    model=dataclasses.replace(SIZES["dasheng_micro"], padding="ignore"),
+    data=dataclasses.replace(_SMALL_DATA, source=("synthetic:400",)),
+    optim=OptimConfig(peak_lr=2e-3, schedule="cosine", warmup_steps=50, final_fraction=0.01),
+    loop=LoopConfig(steps=600, batch_size=64, log_every=5, validate_every=100, save_every=200),
+    knn=KnnConfig(tasks=("synthetic",)),
+  ),
+  "debug": PretrainConfig(
+    about="ten steps on synthetic audio: is everything installed?",
+    model=SIZES["dasheng_micro"],
+    data=DataConfig(source=("synthetic:32",), crop_seconds=1.0, holdout=0.2, cache="memory"),
+    optim=OptimConfig(warmup_steps=2),
+    loop=LoopConfig(steps=10, batch_size=8, log_every=1, validate_every=5, save_every=5),
+  ),
+}

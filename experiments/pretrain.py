@@ -1,0 +1,301 @@
+r"""Pre-trains Dasheng, the masked autoencoder, on any audio.
+
+    python -m experiments.pretrain --config hour --data.source FOLDER --workdir runs/hour
+
+A run that is found in the folder goes on from its newest checkpoint. At the end the folder holds
+the encoder in the official layout (export/encoder.pt and .safetensors), the metrics, a loss curve
+and a reconstruction as pictures, and the k-NN accuracy before and after where tasks were named.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dasheng_jax.mae import check_crop
+from dasheng_jax.weights.files import official_config, write_encoder_file
+from experiments.configs.pretrain import EXPERIMENTS, PretrainConfig
+from experiments.evaluation.before_after import CALIBRATED, INITIAL, TRAINED, BeforeAfter
+from experiments.training import cli, config_io
+from experiments.training.dasheng_task import dasheng_task, encoder_of, for_evaluation
+from experiments.training.errors import UsageError
+from experiments.training.loop import Interrupted, Outcome, Run, train
+from experiments.training.mesh import batch_sharding, check_batch, format_table, make_mesh
+from experiments.training.metrics import block
+from experiments.training.optim import Optimiser, make_optimiser
+from experiments.training.run_pictures import draw_pictures
+from experiments.training.state import TrainState, abstract_state, init_state, state_placements
+from experiments.training.step import train_step
+from experiments.training.task import Task
+from pipelines import Dataset, batches, evaluation_batches, open_dataset
+
+# Fields that may change when a run goes on: they move no bit of what it computes.
+MAY_DIFFER = (
+  "config.about",
+  "config.workdir",
+  "config.dry_run",
+  "config.mesh",
+  "config.knn",
+  "config.loop.log_every",
+  "config.loop.save_every",
+  "config.loop.keep",
+  "config.loop.keep_best",
+  "config.loop.max_skipped",
+  "config.loop.max_skipped_in_row",
+  "config.data.source",  # the fingerprint of what they hold is compared instead
+  "config.data.data_dir",
+  "config.data.workers",
+  "config.data.prefetch",
+)
+
+
+def main(cfg: PretrainConfig) -> int:
+  """Runs one configuration; the exit code."""
+  mesh = make_mesh(cfg.mesh)
+  task = dasheng_task(cfg.model)
+  optimiser = make_optimiser(cfg.optim, cfg.loop.steps)
+  check_crop(cfg.model, cfg.data.crop_samples)
+  if cfg.data.sample_rate != cfg.model.mel.sample_rate:
+    raise UsageError(
+      f"--data.sample_rate {cfg.data.sample_rate}: the model hears {cfg.model.mel.sample_rate} Hz"
+    )
+  check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
+  if cfg.dry_run:
+    print(dry_run(cfg, task, optimiser, mesh))
+    return 0
+  if not cfg.workdir:
+    raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
+
+  workdir = Path(cfg.workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  trainset = open_dataset(cfg.data, "train", cfg.loop.seed)
+  held_out = open_dataset(cfg.data, "holdout", cfg.loop.seed) if cfg.data.holdout else None
+  comparison = _comparison(cfg, workdir)
+  _say(_introduction(cfg, task, optimiser, mesh, trainset, held_out))
+  _write_json(workdir / "config.json", config_io.to_dict(cfg))
+
+  run = Run(
+    task=task,
+    optimiser=optimiser,
+    mesh=mesh,
+    cfg=cfg.loop,
+    workdir=workdir,
+    batches=functools.partial(_training_batches, cfg, trainset),
+    validation=functools.partial(_validation_batches, cfg, held_out) if held_out else None,
+    record=config_io.to_dict(cfg),
+    data=fingerprint(trainset),
+    may_differ=MAY_DIFFER,
+    clip_seconds=cfg.data.crop_seconds,
+  )
+  began = time.monotonic()
+  try:
+    outcome = train(run, functools.partial(_before, cfg, task, optimiser, mesh, comparison))
+  except Interrupted as interrupted:
+    _say(f"pretrain: {interrupted}")
+    return 128 + interrupted.signal_number
+  if jax.process_index() == 0 or jax.process_count() > 1:
+    _finish(cfg, task, optimiser, mesh, outcome, held_out, comparison, workdir, began)
+  return 0
+
+
+def _comparison(cfg: PretrainConfig, workdir: Path) -> BeforeAfter | None:
+  if not cfg.knn.tasks:
+    return None
+  if jax.process_count() > 1:
+    raise UsageError("--knn.tasks: evaluate on one machine, with experiments.evaluate")
+  knn = cfg.knn
+  return BeforeAfter.open(knn.tasks, knn.pooling, knn.k, knn.rivals, workdir)
+
+
+def _training_batches(
+  cfg: PretrainConfig, dataset: Dataset, start: int, steps: int, host: int, hosts: int
+) -> Any:
+  return batches(
+    dataset,
+    batch_size=cfg.loop.batch_size,
+    seed=cfg.loop.seed,
+    start_step=start,
+    steps=steps,
+    host_index=host,
+    host_count=hosts,
+  )
+
+
+def _validation_batches(cfg: PretrainConfig, dataset: Dataset, host: int, hosts: int) -> Any:
+  return evaluation_batches(dataset, cfg.loop.batch_size, host_index=host, host_count=hosts)
+
+
+def _before(
+  cfg: PretrainConfig,
+  task: Task,
+  optimiser: Optimiser,
+  mesh: jax.sharding.Mesh,
+  comparison: BeforeAfter | None,
+  state: TrainState,
+  new: bool,
+) -> None:
+  """Evaluates the encoder that the run starts from, unless an earlier start did."""
+  del task, optimiser, mesh
+  if comparison is None or not new:
+    return
+  comparison.path.unlink(missing_ok=True)
+  comparison.encoder(INITIAL, for_evaluation(cfg.model), encoder_of(state))
+  _say(f"k-NN before training: {comparison.line(INITIAL)}")
+
+
+def _finish(
+  cfg: PretrainConfig,
+  task: Task,
+  optimiser: Optimiser,
+  mesh: jax.sharding.Mesh,
+  outcome: Outcome,
+  held_out: Dataset | None,
+  comparison: BeforeAfter | None,
+  workdir: Path,
+  began: float,
+) -> None:
+  """Exports the encoder, draws the pictures, evaluates, and sums up."""
+  encoder = _on_host(encoder_of(outcome.state))
+  if jax.process_index() == 0:
+    folder = workdir / "export"
+    folder.mkdir(exist_ok=True)
+    for name in ("encoder.safetensors", "encoder.pt"):
+      write_encoder_file(folder / name, cfg.model, encoder)
+    _write_json(folder / "config.json", official_config(cfg.model))
+  pictures = draw_pictures(cfg, outcome.state, held_out, workdir)
+
+  if comparison is not None:
+    evaluated = for_evaluation(cfg.model)
+    initial = encoder_of(init_state(task, optimiser, mesh, cfg.loop.seed))
+    if INITIAL not in comparison.results():
+      comparison.encoder(INITIAL, evaluated, initial)
+    calibrated = {**initial, "batch_stats": encoder["batch_stats"]}
+    comparison.encoder(CALIBRATED, evaluated, _on_host(calibrated))
+    comparison.encoder(TRAINED, evaluated, encoder)
+    comparison.evaluate_rivals()
+
+  summary = {
+    "steps": cfg.loop.steps,
+    "resumed_at": outcome.start_step,
+    "validation_loss": outcome.validation_loss,
+    "best_checkpoint": outcome.best_step,
+    "clips_per_second": outcome.clips_per_second,
+    "idle_share": outcome.idle_share,
+    "skipped_batches": outcome.skipped,
+    "unusable_recordings": len(outcome.bad_recordings),
+    "seconds": time.monotonic() - began,
+    "encoder": str(workdir / "export" / "encoder.safetensors"),
+    "pictures": ", ".join(str(p) for p in pictures),
+  }
+  if jax.process_index() == 0:
+    record = {**summary, "knn": comparison.results()} if comparison else summary
+    _write_json(workdir / "summary.json", record)
+    _say("\n" + block(summary))
+    if comparison is not None:
+      _say("\nk-NN accuracy, one group left out at a time\n" + comparison.table())
+
+
+def _introduction(
+  cfg: PretrainConfig,
+  task: Task,
+  optimiser: Optimiser,
+  mesh: jax.sharding.Mesh,
+  trainset: Dataset,
+  held_out: Dataset | None,
+) -> str:
+  state = abstract_state(task, optimiser)
+  sizes = {
+    half: sum(x.size for x in jax.tree.leaves(state.params[half]))
+    for half in ("encoder", "decoder")
+  }
+  table = state_placements(task, state, mesh)
+  megabytes = sum(p.bytes_per_device for p in jax.tree.leaves(table)) / 1e6
+  devices = f"{mesh.size} {jax.devices()[0].platform} device(s)"
+  shape = " x ".join(f"{axis} {n}" for axis, n in mesh.shape.items() if n > 1) or "one"
+  lines = [
+    f"model     encoder {sizes['encoder']:,} + decoder {sizes['decoder']:,} parameters, "
+    f"{cfg.model.compute.dtype}",
+    f"devices   {devices}, mesh {shape}, {megabytes:,.1f} MB of state on each",
+    f"training  {trainset.describe()}",
+  ]
+  if held_out is not None:
+    lines.append(f"held out  {held_out.describe()}")
+  lines.append(
+    f"run       {cfg.loop.steps:,} steps of {cfg.loop.batch_size} clips, folder {cfg.workdir}"
+  )
+  return "\n".join(lines)
+
+
+def dry_run(cfg: PretrainConfig, task: Task, optimiser: Optimiser, mesh: jax.sharding.Mesh) -> str:
+  """The parameter and sharding table, after tracing the whole step; allocates nothing."""
+  state = abstract_state(task, optimiser)
+  wave = jax.ShapeDtypeStruct((cfg.loop.batch_size, cfg.data.crop_samples), np.float32)
+  valid = jax.ShapeDtypeStruct((cfg.loop.batch_size,), np.int32)
+  with jax.set_mesh(mesh):
+    step = functools.partial(train_step, task=task, optimiser=optimiser, seed=cfg.loop.seed)
+    _, metrics = jax.eval_shape(step, state, {"wave": wave, "valid": valid})
+  table = state_placements(task, state, mesh)
+  halves = {
+    half: sum(x.size for x in jax.tree.leaves(state.params[half]))
+    for half in ("encoder", "decoder")
+  }
+  total = sum(p.bytes_per_device for p in jax.tree.leaves(table)) / 1e6
+  return "\n".join(
+    [
+      format_table(table.params),
+      "",
+      f"encoder {halves['encoder']:,} + decoder {halves['decoder']:,} parameters",
+      f"state with optimiser: {total:,.1f} MB on each of {mesh.size} device(s)",
+      f"batch {cfg.loop.batch_size} x {cfg.data.crop_samples} samples, {batch_sharding(mesh).spec}",
+      f"the step traces and returns {', '.join(sorted(metrics))}",
+    ]
+  )
+
+
+def fingerprint(dataset: Dataset) -> str:
+  """What the order of batches depends on: names and lengths of the recordings of every source."""
+  digest = hashlib.blake2b(digest_size=12)
+  for number, source in enumerate(dataset.sources):
+    chosen = dataset.recordings_of(number)
+    digest.update(np.asarray(source.frames)[chosen].astype("<i8").tobytes())
+    digest.update(np.asarray(source.rates)[chosen].astype("<i8").tobytes())
+    for i in chosen:
+      digest.update(str(source.ids[i]).encode("utf-8", "surrogateescape") + b"\n")
+  return f"{len(dataset)} clips, {digest.hexdigest()}"
+
+
+def _on_host(tree: Any) -> Any:
+  """Numpy copies of arrays that may be spread over devices and hosts."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)
+
+
+def _write_json(path: Path, content: Any) -> None:
+  if jax.process_index() == 0:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _say(text: str) -> None:
+  if jax.process_index() == 0:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  cli.run_main(
+    main,
+    EXPERIMENTS,
+    prog="pretrain",
+    description="Pre-trains Dasheng, the masked autoencoder, on any audio; resumes by itself.",
+  )

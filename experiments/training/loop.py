@@ -1,0 +1,343 @@
+"""The training loop: batches in, checkpoints and metrics out; resumes by itself and loses nothing.
+
+    batch n (pure in seed, n) -> step -> state n+1      metrics of n are read while n+1 is running
+                                           |-> every `save_every`: checkpoint, asynchronously
+                                           |-> every `validate_every`: loss on held-out clips
+
+The loop knows no model: it drives a `Task`. Host and device meet in `to_device` and in `Late` alone;
+everything else runs under a transfer guard that makes a hidden copy fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.errors import RunError
+from experiments.training.mesh import batch_hosts, batch_sharding, check_batch
+from experiments.training.metrics import Late, MetricsWriter
+from experiments.training.optim import Optimiser
+from experiments.training.progress import Chrono, ProgressLine, line
+from experiments.training.state import TrainState, init_state, restore_target
+from experiments.training.step import compile_eval_step, compile_train_step
+from experiments.training.task import Task
+from pipelines import to_device
+
+FIELDS = ("wave", "valid", "labels", "mask")
+# The exit code of a process that SIGTERM ended, as shells and schedulers expect it.
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+  """How long a run lasts and what it leaves behind. Counts are in steps, 0 switches off."""
+
+  steps: int = 1_500_000  # length of the whole run
+  batch_size: int = 256  # clips of the global batch, over all devices and hosts
+  seed: int = 42  # decides initial weights, order, crops and masks
+  log_every: int = 50  # metrics are written every so many steps
+  validate_every: int = 15_000  # loss on the held-out clips, and at the end
+  save_every: int = 1_000  # a checkpoint, and at the end
+  keep: int = 2  # latest checkpoints that stay
+  keep_best: int = 1  # checkpoints with the lowest validation loss that stay besides
+  max_skipped_in_row: int = (
+    20  # batches in a row without a finite loss and gradient before giving up
+  )
+  max_skipped: int = 1_000  # the same over the whole run
+
+
+class Interrupted(Exception):
+  """SIGTERM or Ctrl-C came; the state of `step` is saved."""
+
+  def __init__(self, step: int, signal_number: int):
+    self.step, self.signal_number = step, signal_number
+    name = signal.Signals(signal_number).name
+    super().__init__(f"stopped by {name} after step {step}; the same command goes on from there")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What the loop drives, and where it writes.
+
+  Attributes:
+    task: the model and its loss.
+    optimiser: of the whole run.
+    mesh: the devices.
+    cfg: lengths and intervals.
+    workdir: folder of checkpoints and metrics.
+    batches: (start step, steps, host index, host count) -> iterator of host batches, with
+      `wait_seconds`, `bad` and `close`.
+    validation: () -> an iterator of evaluation batches, or None without held-out clips.
+    record: the resolved configuration, saved with every checkpoint.
+    data: fingerprint of the data set.
+    may_differ: fields of the record in which a resumed run may depart.
+    clip_seconds: length of a clip, for the hours of audio in the progress line.
+  """
+
+  task: Task
+  optimiser: Optimiser
+  mesh: Mesh
+  cfg: LoopConfig
+  workdir: Path
+  batches: Callable[[int, int, int, int], Any]
+  validation: Callable[[int, int], Any] | None
+  record: Mapping[str, Any]
+  data: str
+  may_differ: tuple[str, ...]
+  clip_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a run ended: its state, where it began, and its last figures."""
+
+  state: TrainState
+  start_step: int
+  validation_loss: float | None
+  best_step: int | None
+  clips_per_second: float
+  idle_share: float
+  skipped: int
+  bad_recordings: tuple[tuple[str, str], ...]
+
+
+def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) -> Outcome:
+  """Trains to the last step, from the newest sound checkpoint in the folder if there is one.
+
+  on_start: called once with the state before the first step of this process and whether the run is
+    new, e.g. to evaluate the initial encoder.
+
+  Raises:
+    RunError: loss or gradient were not finite too often.
+    Interrupted: SIGTERM or Ctrl-C, after a checkpoint of the last finished step.
+    UsageError: a batch that does not fit the devices, a folder with another run.
+    DataError: too much damaged audio.
+    CheckpointError: a checkpoint could not be written.
+  """
+  cfg = run.cfg
+  check_batch(cfg.batch_size, run.mesh, run.optimiser.cfg.accumulate)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.set_mesh(run.mesh))
+    checkpoints = stack.enter_context(
+      Checkpoints(
+        run.workdir / "checkpoints",
+        config=run.record,
+        seed=cfg.seed,
+        data=run.data,
+        keep=cfg.keep,
+        keep_best=cfg.keep_best,
+        may_differ=run.may_differ,
+      )
+    )
+    state = checkpoints.restore_latest(restore_target(run.task, run.optimiser, run.mesh))
+    new = state is None
+    if state is None:
+      state = init_state(run.task, run.optimiser, run.mesh, cfg.seed)
+    if on_start is not None:
+      on_start(state, new)
+    start = int(jax.device_get(state.step))
+    main_process = jax.process_index() == 0
+    writer = stack.enter_context(MetricsWriter(run.workdir, start_step=start, active=main_process))
+    progress = ProgressLine()
+    stack.callback(progress.close)
+    if not new:
+      progress.message(f"resuming after step {start} of {cfg.steps}")
+    return _Loop(run, checkpoints, writer, progress, state, start).go()
+
+
+class _Loop:
+  """One process's part of a run; `go` is the loop, everything else one of its chores."""
+
+  def __init__(
+    self,
+    run: Run,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    progress: ProgressLine,
+    state: TrainState,
+    start: int,
+  ):
+    self.run, self.cfg, self.start = run, run.cfg, start
+    self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
+    self.state, self.step = state, start
+    self.late = Late()
+    self.latest: dict[str, float] = {}
+    self.validation_loss: float | None = None
+    self.reported_bad = 0
+    self.host, self.hosts = batch_hosts(run.mesh)
+    self.sharding = batch_sharding(run.mesh)
+    self.step_fn = compile_train_step(run.task, run.optimiser, run.mesh, run.cfg.seed)
+    use_ema = bool(run.optimiser.cfg.ema)
+    self.eval_fn = compile_eval_step(run.task, run.optimiser, run.mesh, run.cfg.seed, use_ema)
+    self.chrono = Chrono(
+      run.cfg.steps,
+      clips_per_step=run.cfg.batch_size,
+      seconds_per_clip=run.clip_seconds,
+      start_step=start,
+    )
+
+  def go(self) -> Outcome:
+    steps = self.cfg.steps
+    left = max(steps - self.start, 0)
+    batches = self.run.batches(self.start, left, self.host, self.hosts)
+    with batches, _signals() as stop:
+      while self.step < steps:
+        batch = next(batches)
+        self._train_on(batch)
+        self.chrono.done(self.step, batches.wait_seconds)
+        self._report_bad(batches)
+        self.progress.update(line(self.chrono.speed(), self.latest))
+        if _due(self.step, self.cfg.validate_every, steps) and self.run.validation:
+          self._validate()
+        if _due(self.step, self.cfg.save_every, steps):
+          self._save()
+        if self._asked_to_stop(stop):
+          self._save(wait=True)
+          raise Interrupted(self.step, stop.number or signal.SIGTERM)
+      bad = batches.bad.names
+    if self.start >= steps and self.run.validation:
+      self._validate(write=False)
+    return self._outcome(bad)
+
+  def _train_on(self, batch: Mapping[str, np.ndarray]) -> None:
+    rows = to_device({k: batch[k] for k in FIELDS if k in batch}, self.sharding)
+    first = self.step == self.start
+    with self.chrono.park("compile") if first else contextlib.nullcontext():
+      with jax.transfer_guard("disallow"):
+        self.state, metrics = self.step_fn(self.state, rows)
+      if first:
+        jax.block_until_ready(metrics)
+    self.step += 1
+    self._read(self.late.push(self.step, metrics))
+
+  def _read(self, ready: tuple[int, dict[str, float]] | None) -> None:
+    """Takes note of the metrics of a finished step."""
+    if ready is None:
+      return
+    step, self.latest = ready
+    if _due(step, self.cfg.log_every, self.cfg.steps):
+      speed = self.chrono.speed()
+      pace = {"clips_per_second": speed.clips_per_second, "idle_share": speed.idle_share}
+      self.writer.write(step, {**self.latest, **pace})
+    if self.latest["skipped_in_row"]:
+      self.progress.message(
+        f"step {step}: loss or gradient not finite; the batch changed nothing "
+        f"({self.latest['skipped']:.0f} so far)"
+      )
+    for name, limit in (
+      ("skipped_in_row", self.cfg.max_skipped_in_row),
+      ("skipped", self.cfg.max_skipped),
+    ):
+      if limit and self.latest[name] >= limit:
+        raise RunError(
+          f"step {step}: loss or gradient were not finite in {self.latest[name]:.0f} batches "
+          f"{'in a row' if name == 'skipped_in_row' else 'of this run'}; lower optim.peak_lr or set "
+          f"optim.clip_norm 1, and look at the audio (the limit is --loop.max_{name})"
+        )
+
+  def _validate(self, write: bool = True) -> None:
+    with self.chrono.park("validation"):
+      self._read(self.late.flush())
+      total: dict[str, float] = {}
+      rows = 0.0
+      whole = NamedSharding(self.run.mesh, PartitionSpec())
+      assert self.run.validation is not None
+      with self.run.validation(self.host, self.hosts) as batches:
+        for index, batch in enumerate(batches):
+          placed = to_device({k: batch[k] for k in FIELDS if k in batch}, self.sharding)
+          number = jax.device_put(np.int32(index), whole)
+          values = jax.device_get(self.eval_fn(self.state, placed, number))
+          count = float(values.pop("rows"))
+          for name, value in values.items():
+            total[name] = total.get(name, 0.0) + count * float(value)
+          rows += count
+      means = {name: value / max(rows, 1.0) for name, value in total.items()}
+      self.validation_loss = means["loss"]
+      if write:
+        self.writer.write(self.step, means, part="validation")
+        self.progress.message(
+          f"step {self.step}: validation loss {means['loss']:.4f} on {rows:.0f} held-out clips"
+        )
+
+  def _save(self, wait: bool = False) -> None:
+    with self.chrono.park("checkpoint"):
+      # Metrics reach the disk before the checkpoint that ends their step, so none is ever missing.
+      self._read(self.late.flush())
+      known = None if self.validation_loss is None else {"loss": self.validation_loss}
+      fresh = _due(self.step, self.cfg.validate_every, self.cfg.steps)
+      self.checkpoints.save(self.state, known if fresh else None, wait=wait)
+
+  def _asked_to_stop(self, stop: _Stop) -> bool:
+    if jax.process_count() > 1:  # all hosts must stop after the same step
+      return multihost_utils.reached_preemption_sync_point(self.step)
+    return stop.number is not None
+
+  def _report_bad(self, batches: Any) -> None:
+    bad = batches.bad
+    for name, reason in bad.names[self.reported_bad :]:
+      self.progress.message(f"unusable recording {name}: {reason}; another takes its place")
+    self.reported_bad = bad.count
+
+  def _outcome(self, bad: tuple[tuple[str, str], ...]) -> Outcome:
+    self._read(self.late.flush())
+    self.checkpoints.wait()
+    speed = self.chrono.speed()
+    return Outcome(
+      state=self.state,
+      start_step=self.start,
+      validation_loss=self.validation_loss,
+      best_step=self.checkpoints.best_step,
+      clips_per_second=speed.clips_per_second,
+      idle_share=speed.idle_share,
+      skipped=int(jax.device_get(self.state.skipped)),
+      bad_recordings=bad,
+    )
+
+
+def _due(step: int, every: int, last: int) -> bool:
+  return step == last or (every > 0 and step % every == 0)
+
+
+class _Stop:
+  """Which signal asked the run to stop, if any."""
+
+  number: int | None = None
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Stop]:
+  """Notes the first SIGTERM or Ctrl-C instead of dying of it; a second one is obeyed at once."""
+  stop = _Stop()
+  if threading.current_thread() is not threading.main_thread():
+    yield stop
+    return
+  numbers = [signal.SIGINT]
+  if jax.process_count() == 1:  # else JAX's own handler tells all hosts about SIGTERM
+    numbers.append(signal.SIGTERM)
+  before = {number: signal.getsignal(number) for number in numbers}
+
+  def note(number: int, frame: FrameType | None) -> None:
+    del frame
+    stop.number = number
+    for each, handler in before.items():
+      signal.signal(each, handler)
+
+  for number in numbers:
+    signal.signal(number, note)
+  try:
+    yield stop
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

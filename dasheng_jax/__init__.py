@@ -3,7 +3,8 @@
     embed, params = dasheng_jax.load_encoder("dasheng_base.pt")
     tokens = embed(params, wave)        # f32[b, s] at 16 kHz -> f32[b, t, d] at 25 Hz
 
-Importing this package imports neither Flax nor any weight-file reader; each name is loaded when it is first used.
+Importing this package imports neither Flax nor any weight-file reader; each name is loaded when it
+is first used.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ def attend(
 ) -> Float[Array, "b t h c"]:
   """softmax(q k / sqrt(c)) v with the softmax in float32.
 
-  keep: True for keys that may be attended. A masked score is the lowest finite float32, not minus infinity, so a row
-  with no key left attends uniformly and stays finite, as in the released code (reference text, section 5).
+  keep: True for keys that may be attended. A masked score is the lowest finite float32, not minus
+  infinity, so a row with no key left attends uniformly and stays finite, as in the released code
+  (reference text, section 5).
   """
   if kernel == "cudnn":
     mask = None if keep is None else keep[:, None, None, :]
@@ -34,7 +35,7 @@ def attend(
 
 
 class Attention(nn.Module):
-  """Self-attention with one fused projection to queries, keys and values, and an output projection."""
+  """Self-attention: one fused projection to queries, keys and values, and one of the output."""
 
   heads: int
   compute: ComputeConfig
@@ -46,8 +47,9 @@ class Attention(nn.Module):
   ) -> Float[Array, "b t d"]:
     width = x.shape[-1]
     head = width // self.heads
-    # Stored as [d, 3, h, c]: one product for all three, and a heads axis for tensor parallelism. The initial values
-    # are drawn for the released fused shape [d, 3 d], because the bound of a Xavier draw depends on it.
+    # Stored as [d, 3, h, c]: one product for all three, and a heads axis for tensor parallelism.
+    # The initial values are drawn for the released fused shape [d, 3 d], because the bound of a
+    # Xavier draw depends on it.
     qkv_kernel = self.param(
       "qkv_kernel", _drawn_as(self.kernel_init, (width, 3 * width)), (width, 3, self.heads, head)
     )
@@ -66,7 +68,7 @@ class Attention(nn.Module):
 
 
 def _drawn_as(init: nn.initializers.Initializer, shape: tuple[int, ...]):
-  """An initialiser that draws for a matrix of `shape` and returns the values in the parameter's own shape."""
+  """An initialiser that draws a matrix of `shape` and regroups it to the parameter's shape."""
 
   def draw(key, target, dtype=jnp.float32):
     return init(key, shape, dtype).reshape(target)

@@ -1,4 +1,4 @@
-"""BatchNorm over the mel bins, in front of the patches, with PyTorch's rule for the running variance."""
+"""BatchNorm over the mel bins, with PyTorch's rule for the running variance."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ KEEP = 0.99
 
 @jax.custom_vjp
 def _affine_torch_cpu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-  """X * scale + bias per mel bin, with the parameter gradients that PyTorch's CPU backward gives the released code.
+  """Scale and shift per mel bin, with the gradients that PyTorch's CPU backward gives.
 
-  torchaudio hands over its log-mel with the mel axis innermost in memory, and the gradient comes back from the patch
-  convolution with time innermost. PyTorch's CPU batch norm (seen in 2.11 and 2.13) then reads the buffer of that
-  gradient in the wrong order, [f, frames] as if it were [frames, f], so scale and bias follow a scrambled gradient.
-  Only of use to retrace a run that PyTorch made on a CPU.
+  torchaudio hands over its log-mel with the mel axis innermost in memory, and the gradient comes
+  back from the patch convolution with time innermost. PyTorch's CPU batch norm (seen in 2.11 and
+  2.13) then reads the buffer of that gradient in the wrong order, [f, frames] as if it were
+  [frames, f], so scale and bias follow a scrambled gradient. Only of use to retrace a run that
+  PyTorch made on a CPU.
   """
   return x * scale[None, :, None] + bias[None, :, None]
 
@@ -47,12 +48,12 @@ _affine_torch_cpu.defvjp(_affine_forward, _affine_backward)
 class MelBatchNorm(nn.Module):
   """Normalises each mel bin (reference text, section 2).
 
-  Training uses the batch's mean and biased variance over batch and time, and moves the running variance towards the
-  unbiased one. Flax's own BatchNorm stores the biased variance, so it could not follow the released statistics.
-  Under jit the batch is the global batch: one set of statistics on any mesh. State, in the collection
-  "batch_stats": mean f32[f], var f32[f], count i32[] (batches seen). gradient: "exact", or "torch_cpu" for the
-  defect described at `_affine_torch_cpu`.
-  valid: frames that count in the statistics of training; None means all of them, as released.
+  Training uses the batch's mean and biased variance over batch and time, and moves the running
+  variance towards the unbiased one. Flax's own BatchNorm stores the biased variance, so it could
+  not follow the released statistics. Under jit the batch is the global batch: one set of statistics
+  on any mesh. State, in the collection "batch_stats": mean f32[f], var f32[f], count i32[] (batches
+  seen). gradient: "exact", or "torch_cpu" for the defect described at `_affine_torch_cpu`. valid:
+  frames that count in the statistics of training; None means all of them, as released.
   """
 
   gradient: BatchNormGradient = "exact"

@@ -1,7 +1,8 @@
 """The pre-norm transformer block, and the stack of them: scanned and rematerialised, or unrolled.
 
-Reference text, section 4: x = x + attn(norm(x)); x = x + mlp(norm(x)); LayerNorm eps 1e-6; exact (erf) GELU; no
-dropout, no layer scale. The residual sum stays in float32 whatever type the products use.
+Reference text, section 4: x = x + attn(norm(x)); x = x + mlp(norm(x)); LayerNorm eps 1e-6; exact
+(erf) GELU; no dropout, no layer scale. The residual sum stays in float32 whatever type the products
+use.
 """
 
 from __future__ import annotations
@@ -79,8 +80,11 @@ _REMAT_POLICY = {
 
 
 class BlockStack(nn.Module):
-  """`depth` blocks. With `compute.scan` the parameters carry a leading layer axis under the name "layers"; without
-  it every block has its own subtree "layer_0", "layer_1", ... (`stack_layers` and `unstack_layers` convert).
+  """`depth` blocks in a row.
+
+  With `compute.scan` the parameters carry a leading layer axis under the name "layers"; without it
+  every block has its own subtree "layer_0", "layer_1", ... (`stack_layers` and `unstack_layers`
+  convert).
   """
 
   depth: int
@@ -95,7 +99,8 @@ class BlockStack(nn.Module):
   ) -> Float[Array, "b t d"]:
     block = Block
     if self.compute.remat != "none":
-      # Inside a scan the compiler cannot merge the recomputation away, so the costly guard against it can be off.
+      # Inside a scan the compiler cannot merge the recomputation away, so the costly guard against
+      # it can be off.
       block = nn.remat(
         Block, prevent_cse=not self.compute.scan, policy=_REMAT_POLICY[self.compute.remat]
       )
@@ -116,7 +121,7 @@ class BlockStack(nn.Module):
 
 
 def unstack_layers(blocks: dict) -> dict:
-  """Parameters of a scanned stack {"layers": ...} as those of its unrolled twin {"layer_0": ..., ...}."""
+  """Parameters of a scanned stack {"layers": ...} as its twin's {"layer_0": ..., ...}."""
   layers = blocks["layers"]
   depth = jax.tree.leaves(layers)[0].shape[0]
   return {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], layers) for i in range(depth)}

@@ -1,6 +1,7 @@
 """Configurations of the Dasheng masked autoencoder, and the sizes by name.
 
-Sizes: arXiv 2406.06992, table 3, and the reference text, section 7, where the paper and the released weights differ.
+Sizes: arXiv 2406.06992, table 3, and the reference text, section 7, where the paper and the
+released weights differ.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ def _check_stack(field: str, width: int, heads: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-  """The encoder's shape. `positions` is the length of the time table: the longest chunk, in patches of 40 ms."""
+  """The encoder's shape.
+
+  positions: length of the time table, which is the longest chunk, in patches of 40 ms.
+  """
 
   width: int = 768
   depth: int = 12
   heads: int = 12
   mlp_ratio: float = 4.0
-  # 1008 frames: a little more than a 10 s clip's 250 patches. Longer inputs are cut into chunks of this many.
+  # 1008 frames: a little more than a 10 s clip's 250 patches. Longer inputs are cut into chunks of
+  # this many.
   positions: int = 252
 
   def __post_init__(self):
@@ -45,7 +50,10 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """The decoder's shape. Its position table has one row more than the encoder's (a leftover of a class token)."""
+  """The decoder's shape.
+
+  Its position table has one row more than the encoder's (a leftover of a class token).
+  """
 
   width: int = 512
   depth: int = 8
@@ -60,11 +68,14 @@ class DecoderConfig:
 class ComputeConfig:
   """How the block stacks are computed. None of this changes what they compute, but for rounding."""
 
-  # Matrix products run in this type; parameters, norms, softmax, statistics, residual sums and loss stay in float32.
+  # Matrix products run in this type; parameters, norms, softmax, statistics, residual sums and loss
+  # stay in float32.
   dtype: Literal["float32", "bfloat16"] = "float32"
-  # One compiled block scanned over stacked parameters, or an unrolled stack with parameters per layer.
+  # One compiled block scanned over stacked parameters, or an unrolled stack with parameters per
+  # layer.
   scan: bool = True
-  # "block" keeps block inputs only and recomputes the rest in the backward pass; "dots" keeps matrix products too.
+  # "block" keeps block inputs only and recomputes the rest in the backward pass; "dots" keeps
+  # matrix products too.
   remat: Literal["none", "block", "dots"] = "none"
   # "xla" is plain products and softmax; "cudnn" is the fused kernel of NVIDIA GPUs (bfloat16 only).
   attention: Literal["xla", "cudnn"] = "xla"
@@ -87,13 +98,16 @@ class DashengConfig:
   # One patch is all mel bins by this many frames: 4 frames of 10 ms.
   patch_frames: int = 4
   mask_ratio: float = 0.75
-  # Neighbouring patches are kept or hidden in groups of this many; 1 is ungrouped. The published run uses 2.
+  # Neighbouring patches are kept or hidden in groups of this many; 1 is ungrouped. The published
+  # run uses 2.
   mask_group: int = 2
   target_norm: TargetNorm = "patch"
-  # "torch_cpu" repeats a defect of PyTorch's CPU backward, to retrace runs made with it; see batch_norm.py.
+  # "torch_cpu" repeats a defect of PyTorch's CPU backward, to retrace runs made with it; see
+  # batch_norm.py.
   bn_gradient: BatchNormGradient = "exact"
-  # What becomes of the zeros behind a short clip in pre-training. "learn" is the released behaviour:
-  # they are audio like any other. "ignore" keeps them out of statistics, attention and loss.
+  # What becomes of the zeros behind a short clip in pre-training. "learn" is the released
+  # behaviour: they are audio like any other. "ignore" keeps them out of statistics, attention and
+  # loss.
   padding: Padding = "learn"
 
   def __post_init__(self):

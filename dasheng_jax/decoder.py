@@ -12,7 +12,10 @@ from dasheng_jax.masking import restore_order
 
 
 class Decoder(nn.Module):
-  """Predicts the elements of every patch from the encoder's output for the visible ones (reference text, section 6)."""
+  """Predicts the elements of all patches from the embeddings of the visible ones.
+
+  Reference text, section 6.
+  """
 
   cfg: DashengConfig
 
@@ -26,7 +29,8 @@ class Decoder(nn.Module):
     shape, compute = self.cfg.decoder, self.cfg.compute
     normal = nn.initializers.normal(0.02)
     mask_token = self.param("mask_token", normal, (shape.width,))
-    # One row more than there are positions: the released table keeps room for a class token that no model has.
+    # One row more than there are positions: the released table keeps room for a class token that no
+    # model has.
     rows = self.cfg.encoder.positions + 1
     pos_embed = self.param("pos_embed", nn.initializers.zeros, (rows, shape.width))
 

@@ -1,4 +1,4 @@
-"""The encoder: log-mel -> normalised -> patches with positions -> blocks -> one embedding per 40 ms."""
+"""The encoder: log-mel -> patches with positions -> blocks -> one embedding per 40 ms."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from dasheng_jax.patches import PatchEmbed, Positions, patchify
 
 
 class Encoder(nn.Module):
-  """Dasheng's encoder in pieces, so that pre-training and chunked inference can put them together differently.
+  """Dasheng's encoder in pieces, for pre-training and chunked inference to put together.
 
-  `patches` runs once over the complete input, `positioned` adds positions to at most `encoder.positions` patches, and
-  `encode` is the block stack with its final norm.
+  `patches` runs once over the complete input, `positioned` adds positions to at most
+  `encoder.positions` patches, and `encode` is the block stack with its final norm.
   """
 
   cfg: DashengConfig
 
   def setup(self):
+    """The pieces, under the names that checkpoints know."""
     shape = self.cfg.encoder
     self.init_bn = MelBatchNorm(self.cfg.bn_gradient)
     self.patch_embed = PatchEmbed(self.cfg)
@@ -89,7 +90,7 @@ def whole_frames(valid: Bool[Array, "b t"], patch_frames: int, frames: int) -> B
 def chunk_rows(
   tokens: Float[Array, "b t d"], size: int
 ) -> tuple[Float[Array, "rows size d"] | None, Float[Array, "b rest d"] | None]:
-  """Cut a sequence into whole chunks of `size`, laid out as rows, and the shorter rest (either may be None)."""
+  """Whole chunks of `size` tokens, laid out as rows, and the shorter rest; either may be None."""
   batch, count, width = tokens.shape
   whole = count // size
   rows = tokens[:, : whole * size].reshape(batch * whole, size, width) if whole else None

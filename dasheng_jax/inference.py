@@ -1,8 +1,8 @@
 """Embeddings for waves of any length: one per 40 ms, in chunks of the time table's length.
 
-Reference text, section 5: log-mel, input normalisation and patch projection run once over the complete input; the
-patch sequence is then cut into consecutive chunks (252 patches, 10.08 s), the last one shorter, each with positions
-from 0 and attention within itself.
+Reference text, section 5: log-mel, input normalisation and patch projection run once over the
+complete input; the patch sequence is then cut into consecutive chunks (252 patches, 10.08 s), the
+last one shorter, each with positions from 0 and attention within itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dasheng_jax.encoder import Encoder, chunk_rows, unchunk_rows
 from dasheng_jax.errors import ConfigError
 from pipelines.mel import log_mel as compute_log_mel
 
-# Chunks that go through the blocks side by side. More would only cost memory: an hour of audio has 357.
+# Chunks that go through the blocks side by side. More would only cost memory: an hour of audio has
+# 357.
 CHUNKS_AT_ONCE = 32
 
 
@@ -28,10 +29,10 @@ def embed(
 ) -> Float[Array, "b t d"]:
   """Embeddings f32[b, t, d] at 25 Hz of waves f32[b, s] at 16 kHz in [-1, 1].
 
-  lengths: valid samples per row of a zero-padded batch. Patches from floor(length / 640) on are then not attended
-  to; their own outputs are finite but meaningless, so pooling has to leave them out (see `valid_tokens`).
-  Raises ConfigError for a wave of another rank or type, or of fewer than 480 samples. A NaN in a wave turns the chunk
-  that holds it to NaN and touches no other row.
+  lengths: valid samples per row of a zero-padded batch. Patches from floor(length / 640) on are
+  then not attended to; their own outputs are finite but meaningless, so pooling has to leave them
+  out (see `valid_tokens`). Raises ConfigError for a wave of another rank or type, or of fewer than
+  480 samples. A NaN in a wave turns the chunk that holds it to NaN and touches no other row.
   """
   check_wave(cfg, wave, lengths)
   return embed_log_mel(cfg, variables, compute_log_mel(wave, cfg.mel), lengths)
@@ -61,16 +62,17 @@ def embed_log_mel(
   size = cfg.encoder.positions
   rows, rest = chunk_rows(tokens, size)
   keep_rows, keep_rest = chunk_rows(keep[:, :, None], size)
-  if rows is not None:
+  if rows is not None and keep_rows is not None:
     whole = (rows, keep_rows[:, :, 0])
     if len(rows) > CHUNKS_AT_ONCE:
-      # lax.map adds one axis in front of what it hands over, hence the single-row calls inside vmap-sized batches.
+      # lax.map adds one axis in front of what it hands over, hence the single-row calls inside
+      # vmap-sized batches.
       rows = jax.lax.map(
         lambda row: encode((row[0][None], row[1][None]))[0], whole, batch_size=CHUNKS_AT_ONCE
       )
     else:
       rows = encode(whole)
-  if rest is not None:
+  if rest is not None and keep_rest is not None:
     rest = encode((rest, keep_rest[:, :, 0]))
   return unchunk_rows(rows, rest, batch)
 
@@ -78,7 +80,8 @@ def embed_log_mel(
 def valid_tokens(cfg: DashengConfig, lengths: Int[Array, " b"]) -> Int[Array, " b"]:
   """Number of valid embeddings of rows with `lengths` valid samples: floor(length / 640).
 
-  It can be one less than the number of embeddings of a full row (16480 samples: 25 of 26), as released.
+  It can be one less than the number of embeddings of a full row (16480 samples: 25 of 26), as
+  released.
   """
   return jnp.asarray(lengths) // cfg.patch_samples
 
@@ -95,7 +98,8 @@ def check_wave(cfg: DashengConfig, wave: jax.Array, lengths: jax.Array | None) -
   shape = jnp.shape(wave)
   if len(shape) != 2:
     raise ConfigError(
-      f"wave has shape {shape}; expected [batch, samples]: use wave[None] for one clip, average channels to mono"
+      f"wave has shape {shape}; expected [batch, samples]: use wave[None] for one clip, "
+      "average channels to mono"
     )
   if not jnp.issubdtype(jnp.result_type(wave), jnp.floating):
     raise ConfigError(
@@ -104,9 +108,11 @@ def check_wave(cfg: DashengConfig, wave: jax.Array, lengths: jax.Array | None) -
   if shape[0] == 0 or shape[1] < cfg.min_samples:
     raise ConfigError(
       f"wave of shape {shape} is too short: at least one clip of {cfg.min_samples} samples "
-      f"({1000 * cfg.min_samples / cfg.mel.sample_rate:.0f} ms) is needed for one embedding; pad with zeros"
+      f"({1000 * cfg.min_samples / cfg.mel.sample_rate:.0f} ms) is needed for one embedding; "
+      "pad with zeros"
     )
   if lengths is not None and jnp.shape(lengths) != shape[:1]:
     raise ConfigError(
-      f"lengths has shape {jnp.shape(lengths)}; expected one number of samples per clip, {shape[:1]}"
+      f"lengths has shape {jnp.shape(lengths)}; "
+      f"expected one number of samples per clip, {shape[:1]}"
     )

@@ -1,4 +1,4 @@
-"""The reconstruction loss: mean squared error on hidden patches, against normalised targets, in float32."""
+"""The reconstruction loss: squared error on hidden patches, against normalised targets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ TARGET_EPS = 1e-6
 
 
 def normalise_target(target: Float[Array, "b t p"], kind: TargetNorm) -> Float[Array, "b t p"]:
-  """Targets in dB, normalised per patch ("patch"), over the whole batch ("global"), or not at all ("none").
+  """Targets in dB, normalised as `kind` says.
 
-  Both use the unbiased variance and eps 1e-6. A constant patch (digital silence) becomes exactly 0: one of its
-  elements is subtracted first, since the float32 mean of equal numbers can be off by a rounding step, which
-  1 / sqrt(1e-6) would magnify a thousandfold (reference text, section 6).
+  "patch" normalises each patch, "global" the whole batch at once, "none" nothing. Both use the
+  unbiased variance and eps 1e-6. A constant patch (digital silence) becomes exactly 0: one of its
+  elements is subtracted first, since the float32 mean of equal numbers can be off by a rounding
+  step, which 1 / sqrt(1e-6) would magnify a thousandfold (reference text, section 6).
   """
   if kind == "none":
     return target
@@ -31,9 +32,10 @@ def normalise_target(target: Float[Array, "b t p"], kind: TargetNorm) -> Float[A
 def masked_mse(
   pred: Float[Array, "b t p"], target: Float[Array, "b t p"], hidden: Bool[Array, "b t"]
 ) -> Float[Array, ""]:
-  """Mean over hidden patches, of the complete batch, of the mean squared error over a patch's elements.
+  """Mean over the hidden patches of the complete batch of their mean squared error.
 
-  A model that predicts 0 scores 255/256 on non-silent patches, so about 1 means that nothing has been learnt.
+  A model that predicts 0 scores 255/256 on non-silent patches, so about 1 means that nothing has
+  been learnt.
   """
   per_patch = jnp.mean(jnp.square(pred.astype(jnp.float32) - target), axis=-1)
   weight = hidden.astype(jnp.float32)

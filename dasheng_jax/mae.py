@@ -1,4 +1,4 @@
-"""The masked autoencoder: wires the halves together and gives pre-training its two pure functions."""
+"""The masked autoencoder: both halves wired, and the pure functions of pre-training."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class MaskedAutoencoder(nn.Module):
   cfg: DashengConfig
 
   def setup(self):
+    """The two halves, under the names that checkpoints know."""
     self.encoder = Encoder(self.cfg)
     self.decoder = Decoder(self.cfg)
 
@@ -45,9 +46,11 @@ class MaskedAutoencoder(nn.Module):
 def init_variables(cfg: DashengConfig, key: jax.Array) -> Variables:
   """Fresh {"params", "batch_stats"} as the released code draws them (reference text, section 6).
 
-  Works under `jax.eval_shape` and `jax.jit`: parameter trees of any size can be inspected without allocating them.
+  Works under `jax.eval_shape` and `jax.jit`: parameter trees of any size can be inspected without
+  allocating them.
   """
-  # Shapes of parameters do not depend on the input's length; one visible patch is enough to trace with.
+  # Shapes of parameters do not depend on the input's length; one visible patch is enough to trace
+  # with.
   patches = math.ceil(1 / (1 - cfg.mask_ratio)) + 1
   log_mel = jnp.zeros((1, cfg.mel.mel_bins, patches * cfg.patch_frames), jnp.float32)
   masking = random_mask(key, 1, patches, cfg.mask_ratio, cfg.mask_group)
@@ -108,7 +111,7 @@ def pretrain_loss(
 
 
 def check_crop(cfg: DashengConfig, samples: int) -> int:
-  """Number of patches of a training crop; ConfigError when it cannot be masked or has no positions."""
+  """Patches of a training crop; ConfigError when it cannot be masked or has no positions."""
   if samples < cfg.min_samples:
     raise ConfigError(
       f"a crop of {samples} samples gives no patch; at least {cfg.min_samples} samples are needed"
@@ -132,8 +135,9 @@ def reconstruction_db(
 ) -> Float[Array, "b t p"]:
   """Prediction on hidden patches, truth on visible ones, in dB.
 
-  A prediction of normalised patches carries shape but no level, so each patch gets back the mean and deviation of the
-  patch it predicts. That shows what was learnt; it is not a forecast of levels.
+  A prediction of normalised patches carries shape but no level, so each patch gets back the mean
+  and deviation of the patch it predicts. That shows what was learnt; it is not a forecast of
+  levels.
   """
   target = patchify(log_mel, cfg.patch_frames)
   if cfg.target_norm != "none":

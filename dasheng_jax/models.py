@@ -1,4 +1,4 @@
-"""The published models: configuration, where the weights are, licence, and what the authors report."""
+"""The published models: configuration, source of the weights, licence, reported figures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dasheng_jax.errors import ConfigError
 class PublishedModel(NamedTuple):
   """One line of the model table.
 
-  sha256 is None where no one could check the file yet. hear: the authors' HEAR averages over environment, speech and
-  music tasks, in percent (README of the released code, without Beehive).
+  sha256 is None where no one could check the file yet. hear: the authors' HEAR averages over
+  environment, speech and music tasks, in percent (README of the released code, without Beehive).
   """
 
   config: DashengConfig

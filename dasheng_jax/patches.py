@@ -1,8 +1,8 @@
 """Log-mel to patches and back, and the learnt positions.
 
-A patch is all mel bins by `patch_frames` frames. Its elements are ordered mel * patch_frames + frame (mel-major), as
-in the released convolution weights and targets (reference text, section 3). Up to patch_frames - 1 trailing frames
-are dropped.
+A patch is all mel bins by `patch_frames` frames. Its elements are ordered mel * patch_frames +
+frame (mel-major), as in the released convolution weights and targets (reference text, section 3).
+Up to patch_frames - 1 trailing frames are dropped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _torch_conv_uniform(fan_in: int):
 
 
 class PatchEmbed(nn.Module):
-  """Linear map of each patch to the encoder's width: the released 64 x 4 convolution as a matrix product."""
+  """Linear map of each patch to the encoder's width: the released 64 x 4 convolution."""
 
   cfg: DashengConfig
 
@@ -68,6 +68,7 @@ class Positions(nn.Module):
     if count > rows:
       raise ConfigError(
         f"{count} patches do not fit the time table of {rows}: shorten the crop to "
-        f"{(rows * self.cfg.patch_samples) / self.cfg.mel.sample_rate:.2f} s or raise model.encoder.positions"
+        f"{(rows * self.cfg.patch_samples) / self.cfg.mel.sample_rate:.2f} s "
+        "or raise model.encoder.positions"
       )
     return tokens + (time[:count] + freq[None])[None]

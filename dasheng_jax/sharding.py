@@ -1,7 +1,8 @@
 """How the model wants to be laid out over devices: parameter path -> logical axes.
 
-The run that trains it maps logical axes to mesh axes ("embed" to the fsdp axis, "heads" and "mlp" to the tensor axis);
-see `experiments.training.mesh`. Model code knows of meshes only through `constrain_batch`.
+The run that trains it maps logical axes to mesh axes ("embed" to the fsdp axis, "heads" and "mlp"
+to the tensor axis); see `experiments.training.mesh`. Model code knows of meshes only through
+`constrain_batch`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from jaxtyping import Array, Float
 # Mesh axes over which a batch is split. The one place where model code names them.
 BATCH_AXES = ("data", "fsdp")
 
-# First match wins, matched against the end of the "/"-joined path; a path without a match is an error. A stack of
-# scanned layers has one axis more in front, which stays whole.
+# First match wins, matched against the end of the "/"-joined path; a path without a match is an
+# error. A stack of scanned layers has one axis more in front, which stays whole.
 PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"attn/qkv_kernel$", ("embed", None, "heads", None)),
   (r"attn/qkv_bias$", (None, "heads", None)),
@@ -34,9 +35,10 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def constrain_batch(x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-  """Pin activations to batch sharding at block boundaries, so that the compiler never replicates them.
+  """Pin activations to batch sharding, so that the compiler never replicates them.
 
-  Does nothing outside a mesh, or where the batch does not divide over it (a small evaluation batch).
+  Does nothing outside a mesh, or where the batch does not divide over it (a small evaluation
+  batch).
   """
   mesh = jax.sharding.get_abstract_mesh()
   axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)

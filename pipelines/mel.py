@@ -1,10 +1,12 @@
 """Log-mel spectrograms on the device, in jnp alone (this file never imports TensorFlow or librosa).
 
-wave f32[b, s]  ->  frames f32[b, frames, n_fft]  ->  power f32[b, frames, bins]  ->  mel f32[b, f, frames]  ->  dB
+    wave f32[b, s] -> frames f32[b, frames, n_fft] -> power f32[b, frames, bins]
+                   -> mel f32[b, f, frames] -> dB
 
-The default `MelConfig` is Dasheng's front end (arXiv 2406.06992; reference text, section 1): 16 kHz, 512-point periodic
-Hann window, hop 160, centred frames with reflect padding, power spectrum, 64 HTK triangles without area normalisation,
-decibels with a floor of -100 dB, and everything below (maximum - 120 dB) raised to that level.
+The default `MelConfig` is Dasheng's front end (arXiv 2406.06992; reference text, section 1): 16
+kHz, 512-point periodic Hann window, hop 160, centred frames with reflect padding, power spectrum,
+64 HTK triangles without area normalisation, decibels with a floor of -100 dB, and everything below
+(maximum - 120 dB) raised to that level.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ class MelConfig:
   high_hz: float = 8_000.0
   power_floor: float = 1e-10
   top_db: float = 120.0
-  # Which maximum the clamp looks at. "batch" is what the released code does: a quiet clip's features then depend on
-  # the loudest clip beside it. "sample" makes every clip independent of its neighbours. Equal for a batch of one.
+  # Which maximum the clamp looks at. "batch" is what the released code does: a quiet clip's
+  # features then depend on the loudest clip beside it. "sample" makes every clip independent of its
+  # neighbours. Equal for a batch of one.
   clamp: Clamp = "batch"
   # "auto" is the FFT on CPU and GPU and the matrix form on TPU, whose matrix unit outruns its FFT.
   transform: Transform = "auto"
@@ -52,7 +55,7 @@ class MelConfig:
       )
 
   def frames(self, samples: int) -> int:
-    """Number of mel frames of a wave of `samples` samples: one per hop, centred, both ends included."""
+    """Mel frames of a wave of `samples` samples: one per hop, both ends included."""
     return 1 + samples // self.hop_length
 
   @property
@@ -67,8 +70,9 @@ DASHENG_MEL = MelConfig()
 def hann_window(length: int) -> np.ndarray:
   """Periodic Hann window, f32[length], with the rounding of the released front end.
 
-  The released window is the result of float32 arithmetic, up to 2e-7 from the true one. That alone moves cells
-  80 dB below their frame's maximum by 1e-3 dB, so the float32 steps are repeated here (the cosine itself in double).
+  The released window is the result of float32 arithmetic, up to 2e-7 from the true one. That alone
+  moves cells 80 dB below their frame's maximum by 1e-3 dB, so the float32 steps are repeated here
+  (the cosine itself in double).
   """
   angle = np.arange(length, dtype=np.float32) * np.float32(2 * np.pi / length)
   cosine = np.cos(angle.astype(np.float64)).astype(np.float32)
@@ -76,7 +80,7 @@ def hann_window(length: int) -> np.ndarray:
 
 
 def _linspace_float32(start: float, stop: float, count: int) -> np.ndarray:
-  """Equally spaced float32 points, counted from whichever end is nearer, as the released front end rounds them."""
+  """Equally spaced float32 points, each counted from the nearer end, as in the released code."""
   first, last = np.float32(start), np.float32(stop)
   step = np.float32((last - first) / np.float32(count - 1))
   index = np.arange(count)
@@ -89,9 +93,9 @@ def _linspace_float32(start: float, stop: float, count: int) -> np.ndarray:
 def mel_filterbank(cfg: MelConfig) -> np.ndarray:
   """HTK mel triangles, f32[bins, mel_bins], peak 1, straight in Hz, no area normalisation.
 
-  The corner frequencies are equally spaced on m(f) = 2595 log10(1 + f / 700). They are rounded to float32 step by
-  step as in the released code: corners computed in double precision shift a narrow tone that sits on the foot of
-  a triangle by up to 6e-3 dB.
+  The corner frequencies are equally spaced on m(f) = 2595 log10(1 + f / 700). They are rounded to
+  float32 step by step as in the released code: corners computed in double precision shift a narrow
+  tone that sits on the foot of a triangle by up to 6e-3 dB.
   """
   single = np.float32
 
@@ -119,11 +123,12 @@ def _dft_matrix(n_fft: int) -> np.ndarray:
 
 
 def frame(wave: Float[Array, "b s"], n_fft: int, hop_length: int) -> Float[Array, "b frames n_fft"]:
-  """Centred frames with reflect padding: frame t covers padded samples hop * t .. hop * t + n_fft - 1."""
+  """Centred frames with reflect padding; frame t starts at padded sample hop * t."""
   count = 1 + wave.shape[1] // hop_length
   padded = jnp.pad(wave, ((0, 0), (n_fft // 2, n_fft // 2)), mode="reflect")
-  # Both lengths are multiples of their greatest common divisor g, so a frame is a row of g-sample pieces and the
-  # frames are n_fft / g strided slices side by side. XLA turns that into copies; an index gather is far slower.
+  # Both lengths are multiples of their greatest common divisor g, so a frame is a row of g-sample
+  # pieces and the frames are n_fft / g strided slices side by side. XLA turns that into copies; an
+  # index gather is far slower.
   piece = math.gcd(n_fft, hop_length)
   per_frame, step = n_fft // piece, hop_length // piece
   needed = ((count - 1) * step + per_frame) * piece
@@ -179,10 +184,11 @@ def mel_power(
 def power_to_db(
   mel: Float[Array, "b f frames"], cfg: MelConfig = DASHENG_MEL
 ) -> Float[Array, "b f frames"]:
-  """10 log10 of the floored power, with the low end clamped `top_db` below the maximum that `cfg.clamp` names.
+  """10 log10 of the floored power, with the low end clamped.
 
-  A NaN stays in its own clip: the maximum over the batch passes over it, so one broken recording cannot reach the
-  features of its neighbours.
+  Values more than `top_db` below the maximum that `cfg.clamp` names are raised to that level. A NaN
+  stays in its own clip: the maximum over the batch passes over it, so one broken recording cannot
+  reach the features of its neighbours.
   """
   db = 10.0 * jnp.log10(jnp.maximum(mel, cfg.power_floor))
   if cfg.clamp == "none":

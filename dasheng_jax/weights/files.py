@@ -1,8 +1,9 @@
 """Encoder files: which layout a file has, its state dict under official names, and the way back.
 
-Layouts read (reference text, section 8): the official {"model", "config"} file; the training script's own layout
-({"model", "config" with "model_args"}); a bare state dict; a complete autoencoder (prefixes "encoder." and
-"decoder."); the Hugging Face variant (prefix "encoder.", no front end). `.pt` or `.safetensors`.
+Layouts read (reference text, section 8): the official {"model", "config"} file; the training
+script's own layout ({"model", "config" with "model_args"}); a bare state dict; a complete
+autoencoder (prefixes "encoder." and "decoder."); the Hugging Face variant (prefix "encoder.", no
+front end). `.pt` or `.safetensors`.
 """
 
 from __future__ import annotations
@@ -23,14 +24,20 @@ from dasheng_jax.weights.names import FRONT_END, encoder_rules, front_end_buffer
 from dasheng_jax.weights.table import to_torch
 from dasheng_jax.weights.torch_file import read_torch, write_torch
 
-# What an encoder file may carry beside the encoder: the decoder of a complete state and the AudioSet head.
+# What an encoder file may carry beside the encoder: the decoder of a complete state and the
+# AudioSet head.
 BESIDE = (r"decoder\..*", r"outputlayer\..*")
-# Largest departure from our own window and filters that float32 arithmetic of another library explains.
+# Largest departure from our own window and filters that float32 arithmetic of another library
+# explains.
 _FRONT_END_TOLERANCE = 2e-5
 
 
 class EncoderFile(NamedTuple):
-  """state: arrays under official names, without prefixes. config: the constructor arguments that the file names."""
+  """What an encoder file holds.
+
+  state: arrays under official names, without prefixes. config: the constructor arguments that the
+  file names.
+  """
 
   state: dict[str, np.ndarray]
   config: dict
@@ -38,7 +45,7 @@ class EncoderFile(NamedTuple):
 
 
 def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
-  """Read a `.pt` or `.safetensors` file. Raises WeightsError for files that are absent, damaged or foreign."""
+  """Read a `.pt` or `.safetensors` file; WeightsError where it is absent, damaged or foreign."""
   path = Path(path)
   if not path.is_file():
     raise WeightsError(f"{path}: no such weight file")
@@ -67,7 +74,7 @@ def _read_safetensors(path: Path) -> dict:
 
   try:
     with safe_open(path, framework="numpy") as file:
-      content: dict = {name: file.get_tensor(name) for name in file.keys()}
+      content: dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
       notes = file.metadata() or {}
   except (SafetensorError, OSError, TypeError) as error:
     reason = str(error).splitlines()[0][:120]
@@ -84,8 +91,9 @@ def config_of(
 ) -> DashengConfig:
   """The model configuration that fits a file's tensors.
 
-  Width, depth and patch come from the tensors. No tensor reveals the number of heads: it comes from `heads`, else
-  from the file's own configuration, else from the table of published sizes. WeightsError when none of them knows.
+  Width, depth and patch come from the tensors. No tensor reveals the number of heads: it comes from
+  `heads`, else from the file's own configuration, else from the table of published sizes.
+  WeightsError when none of them knows.
   """
   width, _, mel_bins, frames = file.state["patch_embed.proj.weight"].shape
   numbers = [re.match(r"blocks\.(\d+)\.", name) for name in file.state]
@@ -95,8 +103,8 @@ def config_of(
   heads = heads or file.config.get("num_heads") or (known.encoder.heads if known else None)
   if not heads:
     raise WeightsError(
-      f"{source}: the number of heads is in no tensor, and width {width} with depth {depth} is no published size: "
-      "pass heads=..."
+      f"{source}: the number of heads is in no tensor, and width {width} with depth {depth} "
+      "is no published size: pass heads=..."
     )
   hidden = file.state.get("blocks.0.mlp.fc1.weight")
   ratio = 4.0 if hidden is None else hidden.shape[0] / width
@@ -118,12 +126,13 @@ def check_front_end(file: EncoderFile, cfg: DashengConfig, source: str) -> None:
     theirs = file.state[name]
     if theirs.shape != ours[name].shape or np.abs(theirs - ours[name]).max() > _FRONT_END_TOLERANCE:
       raise WeightsError(
-        f"{source}: {name} is not Dasheng's front end (16 kHz, 512-point Hann, 64 HTK mels), so its features would differ"
+        f"{source}: {name} is not Dasheng's front end (16 kHz, 512-point Hann, 64 HTK mels), "
+        "so its features would differ"
       )
 
 
 def official_state(cfg: DashengConfig, encoder_variables: Mapping) -> dict[str, np.ndarray]:
-  """The official state dict, front-end buffers included, of an encoder's {"params", "batch_stats"}."""
+  """The official state dict, front-end buffers included, of an encoder's variables."""
   state = to_torch(encoder_variables, encoder_rules(cfg))
   names = list(state)
   buffers = front_end_buffers(cfg)
@@ -152,7 +161,10 @@ def official_config(cfg: DashengConfig) -> dict:
 def write_encoder_file(
   path: str | os.PathLike, cfg: DashengConfig, encoder_variables: Mapping
 ) -> None:
-  """Write an encoder in the official layout, as `.pt` (no PyTorch needed) or `.safetensors`, completely or not at all."""
+  """Write an encoder in the official layout, as `.pt` or `.safetensors`, whole or not at all.
+
+  Neither needs PyTorch.
+  """
   path = Path(path)
   state, config = official_state(cfg, encoder_variables), official_config(cfg)
   if path.suffix != ".safetensors":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dasheng_jax.config import DashengConfig
 from dasheng_jax.errors import WeightsError
@@ -19,6 +20,7 @@ from dasheng_jax.weights.files import BESIDE, check_front_end, config_of, read_e
 from dasheng_jax.weights.names import FRONT_END, encoder_rules
 from dasheng_jax.weights.positions import resize_time_table
 from dasheng_jax.weights.table import from_torch
+from pipelines.mel import Clamp
 
 # Where a training run leaves its encoder, relative to the run's folder.
 EXPORTED = ("encoder.safetensors", "export/encoder.safetensors")
@@ -31,16 +33,17 @@ def load_encoder(
   *,
   heads: int | None = None,
   positions: int | None = None,
-  clamp: str | None = None,
+  clamp: Clamp | None = None,
   dtype: str = "float32",
 ) -> tuple[Embed, dict]:
   """(embed, params) from an official or Hugging Face file (.pt, .safetensors) or a run's folder.
 
-  `embed(params, wave, lengths=None)` maps f32[b, s] at 16 kHz to f32[b, t, d] at 25 Hz for any length; it is a pure
-  function, so `jax.jit(embed)` and `jax.vmap` apply. heads: for sizes that are not published (no tensor reveals it).
-  positions: length of the time table, cut or stretched to fit (default: the file's). clamp: which maximum the dB clamp
-  looks at, "batch" (released behaviour, default) or "sample". dtype: "bfloat16" runs matrix products in that type.
-  Raises WeightsError for anything that is not a sound Dasheng encoder.
+  `embed(params, wave, lengths=None)` maps f32[b, s] at 16 kHz to f32[b, t, d] at 25 Hz for any
+  length; it is a pure function, so `jax.jit(embed)` and `jax.vmap` apply. heads: for sizes that are
+  not published (no tensor reveals it). positions: length of the time table, cut or stretched to fit
+  (default: the file's). clamp: which maximum the dB clamp looks at, "batch" (released behaviour,
+  default) or "sample". dtype: "bfloat16" runs matrix products in that type. Raises WeightsError for
+  anything that is not a sound Dasheng encoder.
   """
   cfg, variables = read_encoder(path, heads=heads, positions=positions)
   cfg = cfg.with_compute(dtype=dtype)
@@ -52,15 +55,16 @@ def load_encoder(
 def read_encoder(
   path: str | os.PathLike, *, heads: int | None = None, positions: int | None = None
 ) -> tuple[DashengConfig, dict]:
-  """(configuration, {"params", "batch_stats"} of the encoder as device arrays) from a weight file or a run's folder."""
+  """(configuration, encoder variables on the device) from a weight file or a run's folder."""
   file_path = _resolve(Path(path))
   source = str(file_path)
   file = read_encoder_file(file_path)
   cfg = config_of(file, heads, source)
   check_front_end(file, cfg, source)
   state = dict(file.state)
-  # The Hugging Face variant leaves the counter out when converted by old tools; it has no effect on outputs.
-  state.setdefault("init_bn.1.num_batches_tracked", jnp.zeros((), jnp.int32))
+  # The Hugging Face variant leaves the counter out when converted by old tools; it has no effect on
+  # outputs.
+  state.setdefault("init_bn.1.num_batches_tracked", np.zeros((), np.int64))
   tree = from_torch(
     state,
     encoder_rules(cfg),
@@ -76,7 +80,7 @@ def read_encoder(
 
 
 def encoder_shapes(cfg: DashengConfig) -> Mapping:
-  """Shapes of the encoder's {"params", "batch_stats"}, with scanned layers; nothing is allocated."""
+  """Shapes of the encoder's variables, with scanned layers; nothing is allocated."""
   cfg = cfg.with_compute(scan=True)
   shapes = jax.eval_shape(functools.partial(init_variables, cfg), jax.random.key(0))
   return {name: shapes[name]["encoder"] for name in ("params", "batch_stats")}
@@ -93,5 +97,6 @@ def _resolve(path: Path) -> Path:
     if (path / name).is_file():
       return path / name
   raise WeightsError(
-    f"{path}: holds no {EXPORTED[0]}; pass the folder of a finished run, or a .pt or .safetensors file"
+    f"{path}: holds no {EXPORTED[0]}; "
+    "pass the folder of a finished run, or a .pt or .safetensors file"
   )

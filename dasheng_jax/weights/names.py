@@ -1,4 +1,7 @@
-"""The name table of Dasheng: official PyTorch names (reference text, section 8) on the left, ours on the right."""
+"""The name table of Dasheng: official PyTorch names on the left, ours on the right.
+
+Official names: reference text, section 8.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,10 @@ def _stack(torch: str, ours: str, width: int, heads: int) -> tuple[Rule, ...]:
 
 
 def encoder_rules(cfg: DashengConfig, torch: str = "", ours: str = "") -> tuple[Rule, ...]:
-  """Name table of the encoder. `torch` and `ours` are prefixes ("encoder.", "/encoder") in a complete autoencoder."""
+  """Name table of the encoder.
+
+  `torch` and `ours` are prefixes ("encoder.", "/encoder") in a complete autoencoder.
+  """
   shape = cfg.encoder
   params, stats = "params" + ours, "batch_stats" + ours
   freq = shaped("frequency vector", (shape.width,), (1, shape.width, 1, 1))

@@ -6,9 +6,10 @@ import numpy as np
 
 
 def resize_time_table(table: np.ndarray, rows: int) -> np.ndarray:
-  """f32[t, d] -> f32[rows, d]: cut to the first rows, or stretched linearly (half-pixel centres, edges held).
+  """f32[t, d] -> f32[rows, d]: cut to the first rows, or stretched linearly.
 
-  The rule of the released loader (reference text, section 8).
+  Stretching has half-pixel centres and holds the edges: the rule of the released loader (reference
+  text, section 8).
   """
   count = len(table)
   if rows <= count:

@@ -1,17 +1,18 @@
-"""One declarative table per model says how PyTorch names and shapes map to ours; both directions follow from it.
+"""One table per model maps PyTorch names and shapes to ours; both directions follow from it.
 
     Rule("blocks.{n}.mlp.fc1.weight", "params/blocks/layers/mlp/up/kernel", LINEAR)
 
-Left the name in the PyTorch state dict, right our "/"-joined path, then a named transform. "{n}" counts layers: our
-side is one array with a leading layer axis. Conversion is strict: every source tensor is used or on the ignore list,
-every one of our arrays is filled exactly once with the right shape, and all errors come in one report.
+Left the name in the PyTorch state dict, right our "/"-joined path, then a named transform. "{n}"
+counts layers: our side is one array with a leading layer axis. Conversion is strict: every source
+tensor is used or on the ignore list, every one of our arrays is filled exactly once with the right
+shape, and all errors come in one report.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ SHOWN = 6
 
 
 class Transform(NamedTuple):
-  """A reversible change of layout. `to_ours(torch_array)` and `to_torch(our_array)` undo each other bit for bit."""
+  """A reversible change of layout: `to_ours` and `to_torch` undo each other bit for bit."""
 
   name: str
   to_ours: Callable[[Array], Array]
@@ -32,6 +33,8 @@ class Transform(NamedTuple):
 
 
 class Rule(NamedTuple):
+  """One line of a name table; {n} in a name counts layers."""
+
   torch: str
   ours: str
   transform: Transform
@@ -40,7 +43,8 @@ class Rule(NamedTuple):
 AS_IS = Transform("as is", lambda x: x, lambda x: x)
 # (out, in) <-> (in, out)
 LINEAR = Transform("linear", np.transpose, np.transpose)
-# A 0-d int64 counter is an int32 here: JAX has no int64 by default, and 2^31 batches are out of reach.
+# A 0-d int64 counter is an int32 here: JAX has no int64 by default, and 2^31 batches are out of
+# reach.
 COUNT = Transform("count", lambda x: np.asarray(x, np.int32), lambda x: np.asarray(x, np.int64))
 
 
@@ -49,9 +53,9 @@ def shaped(name: str, ours: Sequence[int], torch: Sequence[int]) -> Transform:
   return Transform(name, lambda x: x.reshape(ours), lambda x: x.reshape(torch))
 
 
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
   """A nested mapping as {"a/b/c": leaf}."""
-  flat: dict[str, object] = {}
+  flat: dict[str, Any] = {}
   for key, value in tree.items():
     path = f"{prefix}{key}"
     if isinstance(value, Mapping):
@@ -61,7 +65,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
   return flat
 
 
-def unflatten(flat: Mapping[str, object]) -> dict:
+def unflatten(flat: Mapping[str, Any]) -> dict:
   """The inverse of `flatten`."""
   tree: dict = {}
   for path, value in flat.items():
@@ -83,8 +87,9 @@ def from_torch(
 ) -> dict:
   """Our tree of numpy arrays from a PyTorch state dict.
 
-  target: our tree of arrays or ShapeDtypeStructs. ignore: regular expressions of names that need not be used.
-  Raises WeightsError with every unused, missing, misshapen and non-finite tensor in one line.
+  target: our tree of arrays or ShapeDtypeStructs. ignore: regular expressions of names that need
+  not be used. Raises WeightsError with every unused, missing, misshapen and non-finite tensor in
+  one line.
   """
   wanted = dict(flatten(target))
   used: set[str] = set()
@@ -115,7 +120,7 @@ def _gather(
   used: set[str],
   problems: list[str],
 ) -> Array | None:
-  """The array for one rule, stacked over layers where the rule counts them; None after a reported problem."""
+  """The array for one rule, stacked over its layers; None after a reported problem."""
   stacked = LAYER in rule.torch
   names = [rule.torch.replace(LAYER, str(n)) for n in range(shape[0])] if stacked else [rule.torch]
   layer_shape = shape[1:] if stacked else shape
@@ -128,7 +133,8 @@ def _gather(
     raw = np.asarray(state[name])
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
       problems.append(f"{name} holds NaN or infinity")
-    # Sizes are compared first, since a regrouping of the wrong number of elements cannot even be tried.
+    # Sizes are compared first, since a regrouping of the wrong number of elements cannot even be
+    # tried.
     fits = raw.size == int(np.prod(layer_shape))
     value = rule.transform.to_ours(raw) if fits else raw
     if value.shape != layer_shape:
@@ -142,7 +148,10 @@ def _gather(
 
 
 def to_torch(tree: Mapping, rules: Sequence[Rule]) -> dict[str, Array]:
-  """The PyTorch state dict of our tree, in the order of the table. Raises WeightsError for a path with no rule."""
+  """The PyTorch state dict of our tree, in the table's order.
+
+  Raises WeightsError for a path with no rule.
+  """
   flat = {path: np.asarray(value) for path, value in flatten(tree).items()}
   by_path = {rule.ours: rule for rule in rules}
   unknown = sorted(set(flat) ^ set(by_path))

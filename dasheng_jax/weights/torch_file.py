@@ -1,8 +1,9 @@
 """PyTorch's `.pt` file: read through PyTorch's restricted loader, written without PyTorch.
 
-A `.pt` file is an uncompressed zip of a pickle and one raw file per tensor. Writing needs only the few opcodes below,
-so a training machine without PyTorch can still hand out files that PyTorch users load. Reading a pickle safely is
-PyTorch's own business and stays there (`weights_only=True`: no code of the file is ever run).
+A `.pt` file is an uncompressed zip of a pickle and one raw file per tensor. Writing needs only the
+few opcodes below, so a training machine without PyTorch can still hand out files that PyTorch users
+load. Reading a pickle safely is PyTorch's own business and stays there (`weights_only=True`: no
+code of the file is ever run).
 """
 
 from __future__ import annotations
@@ -32,19 +33,24 @@ _ALIGNMENT = 64
 
 
 def read_torch(path: str | os.PathLike) -> dict:
-  """Contents of a `.pt` file with every tensor as a numpy array. Raises WeightsError; needs the extra [torch]."""
+  """Contents of a `.pt` file with every tensor as a numpy array; needs the extra [torch].
+
+  Raises WeightsError for a file that is damaged, or would run code.
+  """
   try:
     import torch
   except ModuleNotFoundError:
     raise WeightsError(
-      f"{path}: reading a .pt file needs PyTorch; install the extra [torch], or use a .safetensors file"
+      f"{path}: reading a .pt file needs PyTorch; "
+      "install the extra [torch], or use a .safetensors file"
     ) from None
   try:
     content = torch.load(path, map_location="cpu", weights_only=True)
   except pickle.UnpicklingError as error:
     reason = next((line for line in str(error).splitlines() if "global" in line.lower()), "")
     raise WeightsError(
-      f"{path}: refused, since loading it would run code of the file ({reason.strip() or 'unsafe pickle'}); "
+      f"{path}: refused, since loading it would run code of the file "
+      f"({reason.strip() or 'unsafe pickle'}); "
       "re-save its state dict alone with torch.save(model.state_dict(), FILE)"
     ) from None
   except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -71,7 +77,8 @@ def read_torch(path: str | os.PathLike) -> dict:
 def write_torch(path: str | os.PathLike, content: Mapping) -> None:
   """Write nested dicts of numpy arrays, strings, numbers, booleans, None and lists as a `.pt` file.
 
-  `torch.load(path, weights_only=True)` gives the same tree with tensors. The file appears complete or not at all.
+  `torch.load(path, weights_only=True)` gives the same tree with tensors. The file appears complete
+  or not at all.
   """
   path = Path(path)
   tensors: list[np.ndarray] = []
@@ -92,7 +99,8 @@ def write_torch(path: str | os.PathLike, content: Mapping) -> None:
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, root: str) -> None:
   info = zipfile.ZipInfo(f"{root}/{name}")
-  # The local header is 30 bytes, then the name, then this padding field (4 bytes of its own), then the data.
+  # The local header is 30 bytes, then the name, then this padding field (4 bytes of its own), then
+  # the data.
   start = archive.start_dir + 30 + len(info.filename.encode()) + 4
   padding = -start % _ALIGNMENT
   info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
@@ -112,7 +120,7 @@ def _integer(value: int) -> bytes:
 
 
 def _pickled(node, tensors: list[np.ndarray]) -> bytes:
-  """Opcodes (pickle protocol 2) that push `node`; arrays are appended to `tensors` and referred to by number."""
+  """Opcodes (pickle protocol 2) that push `node`; arrays go to `tensors`, numbered."""
   if node is None:
     return b"N"
   if isinstance(node, bool):

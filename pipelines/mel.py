@@ -126,18 +126,14 @@ def frame(wave: Float[Array, "b s"], n_fft: int, hop_length: int) -> Float[Array
   """Centred frames with reflect padding; frame t starts at padded sample hop * t."""
   count = 1 + wave.shape[1] // hop_length
   padded = jnp.pad(wave, ((0, 0), (n_fft // 2, n_fft // 2)), mode="reflect")
-  # Both lengths are multiples of their greatest common divisor g, so a frame is a row of g-sample
-  # pieces and the frames are n_fft / g strided slices side by side. XLA turns that into copies; an
-  # index gather is far slower.
-  piece = math.gcd(n_fft, hop_length)
-  per_frame, step = n_fft // piece, hop_length // piece
-  needed = ((count - 1) * step + per_frame) * piece
-  pieces = padded[:, :needed].reshape(wave.shape[0], -1, piece)
-  columns = [
-    jax.lax.slice_in_dim(pieces, i, i + (count - 1) * step + 1, stride=step, axis=1)
-    for i in range(per_frame)
-  ]
-  return jnp.concatenate(columns, axis=-1)
+  # Cut into hops, a frame is a few neighbouring hops side by side, the last one cut short: so all
+  # frames together are a few long slices. XLA copies those at full speed; an index gather is slow.
+  hops = -(-n_fft // hop_length)
+  needed = (count + hops - 1) * hop_length
+  padded = jnp.pad(padded, ((0, 0), (0, max(0, needed - padded.shape[1]))))[:, :needed]
+  rows = padded.reshape(wave.shape[0], -1, hop_length)
+  parts = [rows[:, i : i + count, : n_fft - i * hop_length] for i in range(hops)]
+  return jnp.concatenate(parts, axis=-1)
 
 
 def _power_fft(frames: jax.Array, n_fft: int) -> jax.Array:
@@ -178,7 +174,8 @@ def mel_power(
     )
   frames = frame(wave.astype(jnp.float32), cfg.n_fft, cfg.hop_length)
   power = power_spectrum(frames, cfg.transform)
-  return jnp.einsum("btk,kf->bft", power, mel_filterbank(cfg), precision=jax.lax.Precision.HIGHEST)
+  filters = mel_filterbank(cfg)
+  return jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST).swapaxes(1, 2)
 
 
 def power_to_db(

@@ -82,11 +82,11 @@ def hann_window(length: int) -> np.ndarray:
 def _linspace_float32(start: float, stop: float, count: int) -> np.ndarray:
   """Equally spaced float32 points, each counted from the nearer end, as in the released code."""
   first, last = np.float32(start), np.float32(stop)
-  step = np.float32((last - first) / np.float32(count - 1))
+  step = np.float64(np.float32((last - first) / np.float32(count - 1)))
   index = np.arange(count)
-  from_start = first + step * index.astype(np.float32)
-  from_stop = last - step * (count - 1 - index).astype(np.float32)
-  return np.where(index < count // 2, from_start, from_stop).astype(np.float32)
+  # A product in double precision and one rounding are a float32 fused multiply-add, as used there.
+  points = np.where(index < count // 2, first + step * index, last - step * (count - 1 - index))
+  return points.astype(np.float32)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -17,3 +18,20 @@ def shared() -> pathlib.Path:
   if not SHARED.is_dir():
     pytest.skip(f"needs the sample data in {SHARED.name}/ beside the repository")
   return SHARED
+
+
+@pytest.fixture(scope="session")
+def dasheng_fixtures(shared) -> pathlib.Path:
+  """The complete recorded arrays of the Dasheng original."""
+  folder = shared / "fixtures" / "dasheng"
+  if not folder.is_dir():
+    pytest.skip(f"needs the recorded arrays in {SHARED.name}/fixtures/dasheng")
+  return folder
+
+
+@pytest.fixture
+def unchecked():
+  """Switches the shape checks of the tests off: users run without, and meet our own messages."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)

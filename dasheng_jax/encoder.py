@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dasheng_jax.batch_norm import MelBatchNorm
 from dasheng_jax.blocks import LAYER_NORM_EPS, BlockStack
@@ -88,13 +88,13 @@ def whole_frames(valid: Bool[Array, "b t"], patch_frames: int, frames: int) -> B
 
 
 def chunk_rows(
-  tokens: Float[Array, "b t d"], size: int
-) -> tuple[Float[Array, "rows size d"] | None, Float[Array, "b rest d"] | None]:
+  x: Shaped[Array, "b t *d"], size: int
+) -> tuple[Shaped[Array, "rows size *d"] | None, Shaped[Array, "b rest *d"] | None]:
   """Whole chunks of `size` tokens, laid out as rows, and the shorter rest; either may be None."""
-  batch, count, width = tokens.shape
+  batch, count = x.shape[:2]
   whole = count // size
-  rows = tokens[:, : whole * size].reshape(batch * whole, size, width) if whole else None
-  return rows, (tokens[:, whole * size :] if count % size else None)
+  rows = x[:, : whole * size].reshape(batch * whole, size, *x.shape[2:]) if whole else None
+  return rows, (x[:, whole * size :] if count % size else None)
 
 
 def unchunk_rows(

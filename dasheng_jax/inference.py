@@ -49,31 +49,28 @@ def embed_log_mel(
   variables = encoder_variables(variables)
   tokens = encoder.apply(variables, log_mel, method="patches")
   batch, count, _ = tokens.shape
-  keep = jnp.ones((batch, count), bool)
+  keep = None
   if lengths is not None:
     keep = jnp.arange(count)[None] < valid_tokens(cfg, lengths)[:, None]
 
-  def encode(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-    chunk, chunk_keep = rows
+  def encode(chunk: jax.Array, chunk_keep: jax.Array | None) -> jax.Array:
     positioned = encoder.apply(variables, chunk, method="positioned")
-    mask = None if lengths is None else chunk_keep
-    return encoder.apply(variables, positioned, mask, method="encode")
+    return encoder.apply(variables, positioned, chunk_keep, method="encode")
 
   size = cfg.encoder.positions
   rows, rest = chunk_rows(tokens, size)
-  keep_rows, keep_rest = chunk_rows(keep[:, :, None], size)
-  if rows is not None and keep_rows is not None:
-    whole = (rows, keep_rows[:, :, 0])
-    if len(rows) > CHUNKS_AT_ONCE:
-      # lax.map adds one axis in front of what it hands over, hence the single-row calls inside
-      # vmap-sized batches.
-      rows = jax.lax.map(
-        lambda row: encode((row[0][None], row[1][None]))[0], whole, batch_size=CHUNKS_AT_ONCE
-      )
-    else:
-      rows = encode(whole)
-  if rest is not None and keep_rest is not None:
-    rest = encode((rest, keep_rest[:, :, 0]))
+  keep_rows, keep_rest = (None, None) if keep is None else chunk_rows(keep, size)
+  if rows is not None and len(rows) > CHUNKS_AT_ONCE:
+    # lax.map hands over single chunks, which it runs CHUNKS_AT_ONCE at a time.
+    rows = jax.lax.map(
+      lambda row: encode(*jax.tree.map(lambda x: x[None], row))[0],
+      (rows, keep_rows),
+      batch_size=CHUNKS_AT_ONCE,
+    )
+  elif rows is not None:
+    rows = encode(rows, keep_rows)
+  if rest is not None:
+    rest = encode(rest, keep_rest)
   return unchunk_rows(rows, rest, batch)
 
 

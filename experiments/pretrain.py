@@ -55,6 +55,7 @@ MAY_DIFFER = (
   "config.data.data_dir",
   "config.data.workers",
   "config.data.prefetch",
+  "config.data.max_bad_share",
 )
 
 
@@ -81,7 +82,6 @@ def main(cfg: PretrainConfig) -> int:
   held_out = open_dataset(cfg.data, "holdout", cfg.loop.seed) if cfg.data.holdout else None
   comparison = _comparison(cfg, workdir)
   _say(_introduction(cfg, task, optimiser, mesh, trainset, held_out))
-  _write_json(workdir / "config.json", config_io.to_dict(cfg))
 
   run = Run(
     task=task,
@@ -98,7 +98,7 @@ def main(cfg: PretrainConfig) -> int:
   )
   began = time.monotonic()
   try:
-    outcome = train(run, functools.partial(_before, cfg, task, optimiser, mesh, comparison))
+    outcome = train(run, functools.partial(_before, cfg, workdir, comparison))
   except Interrupted as interrupted:
     _say(f"pretrain: {interrupted}")
     return 128 + interrupted.signal_number
@@ -136,15 +136,16 @@ def _validation_batches(cfg: PretrainConfig, dataset: Dataset, host: int, hosts:
 
 def _before(
   cfg: PretrainConfig,
-  task: Task,
-  optimiser: Optimiser,
-  mesh: jax.sharding.Mesh,
+  workdir: Path,
   comparison: BeforeAfter | None,
   state: TrainState,
   new: bool,
 ) -> None:
-  """Evaluates the encoder that the run starts from, unless an earlier start did."""
-  del task, optimiser, mesh
+  """Evaluates the encoder that the run starts from, unless an earlier start did.
+
+  Nothing is written before this: only here is it known that the folder holds no other run.
+  """
+  _write_json(workdir / "config.json", config_io.to_dict(cfg))
   if comparison is None or not new:
     return
   comparison.path.unlink(missing_ok=True)

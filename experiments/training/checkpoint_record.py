@@ -7,10 +7,10 @@ from typing import Any
 
 from etils import epath
 
-from experiments.training.errors import UsageError
+from experiments.training.errors import RunError, UsageError
 
 
-class CheckpointError(OSError):
+class CheckpointError(RunError, OSError):
   """A checkpoint cannot be written, read or trusted; what was on disk before is left as it was."""
 
 

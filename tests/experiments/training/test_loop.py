@@ -1,0 +1,277 @@
+"""The loop on a task that compiles at once: intervals, validation, limits, signals, bad audio."""
+
+import dataclasses
+import functools
+import os
+import signal
+import threading
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.training import loop
+from experiments.training.errors import RunError, UsageError
+from experiments.training.loop import Interrupted, LoopConfig, Run, train
+from experiments.training.mesh import make_mesh
+from experiments.training.metrics import read_metrics
+from experiments.training.optim import OptimConfig, make_optimiser
+from experiments.training.paths import leaves_by_path
+from experiments.training.state import init_state
+from experiments.training.step import compile_eval_step, compile_train_step
+from experiments.training.task import Task
+from tests.experiments.training import toy
+
+CFG = LoopConfig(
+  steps=6, batch_size=8, seed=0, log_every=1, validate_every=0, save_every=2, keep=9, keep_best=0
+)
+OPTIMISER = make_optimiser(OptimConfig(warmup_steps=0, schedule="constant", peak_lr=1e-2), 6)
+
+
+def _loss(params, model_state, batch, key, train, *, noise):
+  """The toy's loss on the fields that the loop passes on."""
+  wave = batch["wave"]
+  target = jnp.tanh(wave[:, : toy.H] - wave[:, toy.H :])
+  filled = {**batch, "target": target}
+  return toy.loss(params, model_state, filled, key, train, noise=noise)
+
+
+TASK = Task(toy.init, functools.partial(_loss, noise=0.1), toy.PARAM_AXES)
+QUIET = Task(toy.init, functools.partial(_loss, noise=0.0), toy.PARAM_AXES)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_once():
+  first = functools.cache(lambda *a: jax.device_get(init_state(*a)))
+  jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "init_state", lambda *a: jax.tree.map(jnp.array, first(*a)))
+    patch.setattr(loop, "compile_train_step", functools.cache(compile_train_step))
+    patch.setattr(loop, "compile_eval_step", functools.cache(compile_eval_step))
+    yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Batches:
+  """Host batches from a pure function of the step."""
+
+  def __init__(self, make, steps, bad=()):
+    self.steps, self.make = iter(steps), make
+    self.wait_seconds, self.closed = 0.0, False
+    self.bad = SimpleNamespace(count=len(bad), names=tuple(bad))
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    return self.make(next(self.steps))
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self.closed = True
+
+
+def clips(step, rows=8):
+  wave = toy.batch(step, rows)["wave"]
+  return {"wave": wave, "id": np.array([f"{step}/{i}" for i in range(rows)])}
+
+
+def make_run(workdir, cfg=CFG, make=clips, task=TASK, optimiser=OPTIMISER, **changes):
+  def batches(start, steps, host, hosts):
+    assert (host, hosts) == (0, 1)
+    return Batches(make, range(start, start + steps))
+
+  run = Run(
+    task=task,
+    optimiser=optimiser,
+    mesh=make_mesh(devices=jax.devices()[:1]),
+    cfg=cfg,
+    workdir=workdir,
+    batches=batches,
+    validation=None,
+    record={"loop": dataclasses.asdict(cfg)},
+    data="toy",
+    may_differ=("config.loop",),
+    clip_seconds=1.0,
+  )
+  return dataclasses.replace(run, **changes)
+
+
+def with_cfg(**changes):
+  return dataclasses.replace(CFG, **changes)
+
+
+def table(workdir):
+  return {(r["step"], r["part"]): r for r in read_metrics(workdir / "metrics.jsonl")}
+
+
+def held_out(total, size):
+  """The first `total` clips in padded batches of `size`; the padding is loud."""
+  pool = np.concatenate([toy.batch(100 + i)["wave"] for i in range(3)])[:total]
+
+  def make(index):
+    wave = np.full((size, toy.D), 1e3, np.float32)
+    part = pool[index * size : (index + 1) * size]
+    wave[: len(part)] = part
+    return {"wave": wave, "mask": np.arange(size) < len(part)}
+
+  return lambda host, hosts: Batches(make, range(-(-total // size)))
+
+
+def same_bits(a, b):
+  b = leaves_by_path(b)
+  return [p for p, x in leaves_by_path(a).items() if np.asarray(x).tobytes() != b[p].tobytes()]
+
+
+def test_every_interval_is_kept_and_the_end_counts_as_each(tmp_path):
+  cfg = with_cfg(steps=5, log_every=2, validate_every=3, save_every=4)
+  outcome = train(make_run(tmp_path, cfg, validation=held_out(12, 8)))
+  rows = table(tmp_path)
+  assert [s for s, part in rows if part == "train"] == [2, 4, 5]
+  assert [s for s, part in rows if part == "validation"] == [3, 5]
+  saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+  assert saved == [4, 5]
+  assert int(outcome.state.step) == 5
+  assert outcome.validation_loss == rows[5, "validation"]["loss"]
+
+
+def test_validation_is_the_mean_over_clips_however_they_are_cut(tmp_path):
+  # 12 clips, without noise: their loss is the same in three batches, or in two with padding.
+  cfg = with_cfg(steps=1, validate_every=1)
+  run = make_run(tmp_path, cfg, task=QUIET, validation=held_out(12, 8))
+  outcome = train(run)
+  whole = {"wave": jnp.asarray(next(held_out(12, 12)(0, 1))["wave"])}
+  params, state = outcome.state.params, outcome.state.model_state
+  want, _ = QUIET.loss(params, state, whole, jax.random.key(0), False)
+  assert outcome.validation_loss == pytest.approx(float(want), rel=1e-6)
+  # A finished run is validated once more, here in other batches.
+  other = dataclasses.replace(run, validation=held_out(12, 4))
+  assert train(other).validation_loss == pytest.approx(outcome.validation_loss, rel=1e-6)
+
+
+def test_the_state_before_the_first_step_is_handed_over_once(tmp_path):
+  seen = []
+  run = make_run(tmp_path, with_cfg(steps=2))
+  train(run, lambda state, new: seen.append((int(state.step), new)))
+  run = make_run(tmp_path, with_cfg(steps=2))
+  train(run, lambda state, new: seen.append((int(state.step), new)))
+  assert seen == [(0, True), (2, False)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_signal_ends_the_run_after_saving_the_step_under_way(tmp_path, number, at):
+  def make(step):
+    if step == at:
+      os.kill(os.getpid(), number)
+    return clips(step)
+
+  before = signal.getsignal(number)
+  with pytest.raises(Interrupted, match=rf"stopped by {number.name} after step {at + 1};") as e:
+    train(make_run(tmp_path, make=make))
+  assert e.value.signal_number == number
+  assert signal.getsignal(number) is before
+  assert (tmp_path / "checkpoints" / str(at + 1)).is_dir()
+  resumed = train(make_run(tmp_path))
+  assert resumed.start_step == at + 1
+  unbroken = train(make_run(tmp_path / "unbroken"))
+  assert same_bits(resumed.state, jax.device_get(unbroken.state)) == []
+  losses = {key: row["loss"] for key, row in table(tmp_path).items()}
+  assert losses == {key: row["loss"] for key, row in table(tmp_path / "unbroken").items()}
+  assert len(losses) == 6
+
+
+def test_a_second_interrupt_is_obeyed_at_once(tmp_path):
+  def make(step):
+    if step == 1:
+      os.kill(os.getpid(), signal.SIGINT)
+      os.kill(os.getpid(), signal.SIGINT)
+    return clips(step)
+
+  with pytest.raises(KeyboardInterrupt):
+    train(make_run(tmp_path, make=make))
+  assert not (tmp_path / "checkpoints" / "2").exists()
+
+
+def test_it_runs_in_a_thread_that_cannot_take_signals(tmp_path):
+  outcomes = []
+  run = make_run(tmp_path, with_cfg(steps=2))
+  thread = threading.Thread(target=lambda: outcomes.append(train(run)))
+  thread.start()
+  thread.join()
+  assert int(outcomes[0].state.step) == 2
+
+
+def broken(*steps):
+  def make(step):
+    batch = clips(step)
+    if step in steps:
+      batch["wave"][0, 0] = np.inf
+    return batch
+
+  return make
+
+
+def test_a_broken_batch_is_counted_and_passed_over(tmp_path, capsys):
+  outcome = train(make_run(tmp_path, make=broken(1, 2, 4)))
+  assert outcome.skipped == 3
+  rows = table(tmp_path)
+  assert [rows[n, "train"]["skipped_in_row"] for n in range(1, 7)] == [0, 1, 2, 0, 1, 0]
+  assert capsys.readouterr().err.count("not finite; the batch changed nothing") == 3
+
+
+def test_too_many_broken_batches_end_the_run(tmp_path):
+  cfg = with_cfg(max_skipped_in_row=2)
+  with pytest.raises(RunError, match=r"^step 3: .*2 batches in a row;.*max_skipped_in_row\)$"):
+    train(make_run(tmp_path / "row", cfg, broken(1, 2)))
+  cfg = with_cfg(max_skipped=2)
+  with pytest.raises(RunError, match=r"^step 5: .*2 batches of this run;.*max_skipped\)$"):
+    train(make_run(tmp_path / "all", cfg, broken(1, 4)))
+  # The last step is judged as well, although no other follows it.
+  with pytest.raises(RunError, match=r"^step 6: "):
+    train(make_run(tmp_path / "end", cfg, broken(1, 5)))
+  cfg = with_cfg(max_skipped=0, max_skipped_in_row=0)
+  assert train(make_run(tmp_path / "off", cfg, broken(1, 2, 3, 4))).skipped == 4
+
+
+def test_unusable_recordings_are_named_once(tmp_path, capsys):
+  def batches(start, steps, host, hosts):
+    it = Batches(clips, range(start, start + steps))
+
+    def make(step):
+      if step == 2:
+        it.bad = SimpleNamespace(count=1, names=(("b.wav", "empty"),))
+      return clips(step)
+
+    it.make = make
+    return it
+
+  outcome = train(make_run(tmp_path, batches=batches))
+  assert outcome.bad_recordings == (("b.wav", "empty"),)
+  assert capsys.readouterr().err.count("unusable recording b.wav: empty") == 1
+
+
+def test_batches_are_closed_when_something_fails(tmp_path):
+  made = []
+
+  def batches(start, steps, host, hosts):
+    def make(step):
+      raise MemoryError
+
+    made.append(Batches(make, range(steps)))
+    return made[0]
+
+  with pytest.raises(MemoryError):
+    train(make_run(tmp_path, batches=batches))
+  assert made[0].closed
+
+
+def test_a_batch_that_does_not_fit_the_devices_is_refused(tmp_path):
+  run = make_run(tmp_path, with_cfg(batch_size=12), mesh=make_mesh())
+  with pytest.raises(UsageError, match=r"batch 12 is not divisible by 8 devices; try 8 or 16"):
+    train(run)
+  assert not any(tmp_path.iterdir())

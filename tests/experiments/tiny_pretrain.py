@@ -45,6 +45,16 @@ def with_loop(cfg, **changes):
 
 
 @contextlib.contextmanager
+def quick_compiles():
+  """Within it, programs compile in half the time and run slower."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@contextlib.contextmanager
 def shared_programs():
   """Within it, runs on one device unless their mesh says more, and alike runs compile once."""
 
@@ -60,21 +70,17 @@ def shared_programs():
     return make_mesh(cfg, jax.devices()[:1] if cfg == MeshConfig() else jax.devices())
 
   abstract = functools.cache(state.abstract_state)
-  jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
-  try:
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(pretrain, "make_mesh", mesh_of)
-      patch.setattr(pretrain, "dasheng_task", functools.cache(dasheng_task))
-      patch.setattr(pretrain, "make_optimiser", functools.cache(make_optimiser))
-      patch.setattr(loop, "compile_train_step", functools.cache(compile_train_step))
-      patch.setattr(loop, "compile_eval_step", functools.cache(compile_eval_step))
-      for module in (pretrain, state):
-        patch.setattr(module, "abstract_state", abstract)
-      for module in (pretrain, loop):
-        patch.setattr(module, "init_state", init_state)
-      yield
-  finally:
-    jax.config.update("jax_disable_most_optimizations", False)
+  with quick_compiles(), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pretrain, "make_mesh", mesh_of)
+    patch.setattr(pretrain, "dasheng_task", functools.cache(dasheng_task))
+    patch.setattr(pretrain, "make_optimiser", functools.cache(make_optimiser))
+    patch.setattr(loop, "compile_train_step", functools.cache(compile_train_step))
+    patch.setattr(loop, "compile_eval_step", functools.cache(compile_eval_step))
+    for module in (pretrain, state):
+      patch.setattr(module, "abstract_state", abstract)
+    for module in (pretrain, loop):
+      patch.setattr(module, "init_state", init_state)
+    yield
 
 
 class Watched:

@@ -33,7 +33,7 @@ def test_every_configuration_builds_and_traces(name, capsys):
   if name in COUNTS:
     assert (int(encoder.replace(",", "")), int(decoder.replace(",", ""))) == COUNTS[name]
   # A rule for every array: a table line for each, over eight devices.
-  assert re.search(r"encoder/blocks/\S*query/kernel +\(\d+, ", text)
+  assert re.search(r"encoder/blocks/\S*qkv_kernel +\(\d+, ", text)
   assert "state with optimiser" in text
   assert "on each of 8 device(s)" in text
 

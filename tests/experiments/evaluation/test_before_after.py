@@ -23,8 +23,10 @@ def comparison(synthetic, tmp_path, monkeypatch):
 
   def embed_set(embed, variables, task, pooling):
     assert pooling == "mean"
-    draw = np.random.default_rng(0).standard_normal((len(task.labels), 4))
-    return draw + variables["knows"] * 100 * np.asarray(task.labels)[:, None]
+    classes = np.eye(max(task.labels) + 1)[np.asarray(task.labels)]
+    return (
+      np.random.default_rng(0).standard_normal(classes.shape) + variables["knows"] * 100 * classes
+    )
 
   monkeypatch.setattr(before_after, "embed_set", embed_set)
   monkeypatch.setattr(

@@ -22,6 +22,7 @@ from experiments.training.paths import leaves_by_path
 from experiments.training.state import init_state
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.training.task import Task
+from tests.experiments.tiny_pretrain import quick_compiles
 from tests.experiments.training import toy
 
 CFG = LoopConfig(
@@ -45,13 +46,11 @@ QUIET = Task(toy.init, functools.partial(_loss, noise=0.0), toy.PARAM_AXES)
 @pytest.fixture(autouse=True, scope="module")
 def _compiled_once():
   first = functools.cache(lambda *a: jax.device_get(init_state(*a)))
-  jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
-  with pytest.MonkeyPatch.context() as patch:
+  with quick_compiles(), pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, "init_state", lambda *a: jax.tree.map(jnp.array, first(*a)))
     patch.setattr(loop, "compile_train_step", functools.cache(compile_train_step))
     patch.setattr(loop, "compile_eval_step", functools.cache(compile_eval_step))
     yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Batches:

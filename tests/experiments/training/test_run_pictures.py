@@ -5,6 +5,7 @@ import functools
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from experiments.training import run_pictures
 from experiments.training.dasheng_task import dasheng_task
 from experiments.training.run_pictures import draw_pictures, reconstruct_clip
 from pipelines.mel import log_mel
-from tests.experiments.tiny_pretrain import MODEL, TINY
+from tests.experiments.tiny_pretrain import MODEL, TINY, quick_compiles
 
 
 @functools.cache
@@ -21,25 +22,21 @@ def variables():
   return {"params": variables["params"], "batch_stats": variables["model_state"]}
 
 
-@functools.cache
-def pictured(seed):
+def pictured():
   wave = 0.1 * np.random.default_rng(0).standard_normal(6_400).astype(np.float32)
-  return wave, *reconstruct_clip(MODEL, variables(), wave, seed)
+  with quick_compiles():
+    return wave, *reconstruct_clip(MODEL, variables(), wave, seed=3)
 
 
 def test_visible_patches_are_shown_as_they_are_and_hidden_ones_as_predicted():
-  wave, spectrum, hidden, filled = pictured(3)
-  np.testing.assert_allclose(spectrum, log_mel(wave[None], MODEL.mel)[0], atol=1e-4)
+  wave, spectrum, hidden, filled = pictured()
+  np.testing.assert_allclose(spectrum, log_mel(jnp.asarray(wave)[None], MODEL.mel)[0], atol=1e-4)
   assert hidden.shape == (10,)
   assert hidden.sum() == 8  # int(10 * 0.25) stay visible
   assert filled.shape == (64, 40)
   frames = np.repeat(hidden, MODEL.patch_frames)
   np.testing.assert_allclose(filled[:, ~frames], spectrum[:, :40][:, ~frames], atol=1e-3)
   assert (filled[:, frames] != spectrum[:, :40][:, frames]).any(axis=0).all()
-
-
-def test_the_seed_decides_the_mask():
-  assert (pictured(3)[2] != pictured(4)[2]).any()
 
 
 def test_the_loudest_of_the_fullest_clips_is_shown():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dasheng_jax.config import DecoderConfig, EncoderConfig
+from dasheng_jax.mae import init_variables
 from experiments import pretrain
 from experiments.configs.pretrain import EXPERIMENTS
 from experiments.training import checkpoint_record, loop, state
@@ -19,7 +20,7 @@ from experiments.training.dasheng_task import dasheng_task
 from experiments.training.mesh import MeshConfig, make_mesh
 from experiments.training.metrics import read_metrics
 from experiments.training.optim import OptimConfig, make_optimiser
-from experiments.training.paths import leaves_by_path
+from experiments.training.paths import leaves_by_path, map_by_path
 from experiments.training.step import compile_eval_step, compile_train_step
 
 replace = dataclasses.replace
@@ -81,6 +82,22 @@ def shared_programs():
     for module in (pretrain, loop):
       patch.setattr(module, "init_state", init_state)
     yield
+
+
+@functools.cache
+def drawn_variables():
+  """Variables of MODEL without the seconds that its own initialisation takes to compile."""
+  draw = np.random.default_rng(0)
+
+  def value(path, leaf):
+    if path.endswith("var"):
+      return draw.uniform(100, 200, leaf.shape)
+    if path.endswith("count"):
+      return 3
+    return draw.normal(-30 if path.endswith("mean") else "scale" in path, 0.1, leaf.shape)
+
+  shapes = jax.eval_shape(functools.partial(init_variables, MODEL), jax.random.key(0))
+  return map_by_path(lambda p, x: jax.numpy.asarray(value(p, x), x.dtype), shapes)
 
 
 class Watched:

@@ -12,16 +12,11 @@ from experiments.training.mesh import make_mesh, placements
 from experiments.training.optim import OptimConfig, make_optimiser
 from experiments.training.paths import leaves_by_path
 from experiments.training.state import abstract_state
-from tests.experiments.tiny_pretrain import MODEL, quick_compiles
+from tests.experiments.tiny_pretrain import MODEL, drawn_variables, quick_compiles
 
 PER_CLIP = dataclasses.replace(MODEL, mel=dataclasses.replace(MODEL.mel, clamp="sample"))
 SAMPLES = 6_400  # 10 patches
 VALID = 2_500  # the first four patches hold audio
-
-
-@functools.cache
-def variables():
-  return dasheng_task(MODEL).init(jax.random.key(0))
 
 
 @functools.cache
@@ -44,9 +39,9 @@ def program(cfg, train):
 
 
 def evaluate(cfg, batch, train=True, seed=1):
-  start = variables()
+  start = drawn_variables()
   with quick_compiles():
-    return program(cfg, train)(start["params"], start["model_state"], batch, jax.random.key(seed))
+    return program(cfg, train)(start["params"], start["batch_stats"], batch, jax.random.key(seed))
 
 
 def noise(rows, seed=0):
@@ -104,10 +99,10 @@ def test_padding_rows_of_an_evaluation_batch_do_not_count():
 
 def test_evaluation_leaves_the_statistics_alone():
   batch = {"wave": noise(2), "valid": np.full(2, SAMPLES, np.int32)}
-  assert_same(evaluate(PER_CLIP, batch, train=False)[1], variables()["model_state"])
+  assert_same(evaluate(PER_CLIP, batch, train=False)[1], drawn_variables()["batch_stats"])
   after = evaluate(PER_CLIP, batch, train=True)[1]
   assert any(
-    np.any(np.asarray(leaf) != np.asarray(leaves_by_path(variables()["model_state"])[path]))
+    np.any(np.asarray(leaf) != np.asarray(leaves_by_path(drawn_variables()["batch_stats"])[path]))
     for path, leaf in leaves_by_path(after).items()
   )
 

@@ -1,31 +1,22 @@
 """The pictures of a run: which clip is shown, and that what is seen is what the model was given."""
 
 import dataclasses
-import functools
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.training import run_pictures
-from experiments.training.dasheng_task import dasheng_task
 from experiments.training.run_pictures import draw_pictures, reconstruct_clip
 from pipelines.mel import log_mel
-from tests.experiments.tiny_pretrain import MODEL, TINY, quick_compiles
-
-
-@functools.cache
-def variables():
-  variables = dasheng_task(MODEL).init(jax.random.key(0))
-  return {"params": variables["params"], "batch_stats": variables["model_state"]}
+from tests.experiments.tiny_pretrain import MODEL, TINY, drawn_variables, quick_compiles
 
 
 def pictured():
   wave = 0.1 * np.random.default_rng(0).standard_normal(6_400).astype(np.float32)
   with quick_compiles():
-    return wave, *reconstruct_clip(MODEL, variables(), wave, seed=3)
+    return wave, *reconstruct_clip(MODEL, drawn_variables(), wave, seed=3)
 
 
 def test_visible_patches_are_shown_as_they_are_and_hidden_ones_as_predicted():

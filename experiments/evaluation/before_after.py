@@ -1,6 +1,7 @@
 """k-NN accuracy of a run's encoder before and after training, beside features that need none.
 
-Results are kept in `knn.json` of the run's folder, so that a resumed run still knows where it came from.
+Results are kept in `knn.json` of the run's folder, so that a resumed run still knows where it came
+from.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
                                            |-> every `save_every`: checkpoint, asynchronously
                                            |-> every `validate_every`: loss on held-out clips
 
-The loop knows no model: it drives a `Task`. Host and device meet in `to_device` and in `Late` alone;
-everything else runs under a transfer guard that makes a hidden copy fail.
+The loop knows no model: it drives a `Task`. Host and device meet in `to_device` and in `Late`
+alone; everything else runs under a transfer guard that makes a hidden copy fail.
 """
 
 from __future__ import annotations
@@ -243,8 +243,8 @@ class _Loop:
       if limit and self.latest[name] >= limit:
         raise RunError(
           f"step {step}: loss or gradient were not finite in {self.latest[name]:.0f} batches "
-          f"{'in a row' if name == 'skipped_in_row' else 'of this run'}; lower optim.peak_lr or set "
-          f"optim.clip_norm 1, and look at the audio (the limit is --loop.max_{name})"
+          f"{'in a row' if name == 'skipped_in_row' else 'of this run'}; lower optim.peak_lr or "
+          f"set optim.clip_norm 1, and look at the audio (the limit is --loop.max_{name})"
         )
 
   def _validate(self, write: bool = True) -> None:

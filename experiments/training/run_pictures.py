@@ -1,4 +1,4 @@
-"""Pictures of a pre-training run: its loss curves, and what its decoder makes of a held-out clip."""
+"""Pictures of a pre-training run: loss curves, and what the decoder makes of a held-out clip."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dasheng_jax.config import DashengConfig, DecoderConfig, EncoderConfig
 from dasheng_jax.mae import init_variables
 from dasheng_jax.weights.load import encoder_shapes
 from dasheng_jax.weights.names import FRONT_END, encoder_rules
-from dasheng_jax.weights.table import from_torch
+from dasheng_jax.weights.table import flatten, from_torch, unflatten
 from tests.dasheng_jax.fixtures import golden
 
 # The model of the recorded arrays.
@@ -59,18 +59,23 @@ def tiny(tiny_state):
 
 @pytest.fixture(scope="session")
 def toy():
-  """(configuration, variables) of the toy autoencoder, with nothing at its initial zero or one."""
-  variables = jax.jit(functools.partial(init_variables, TOY))(jax.random.key(0))
-  leaves, tree = jax.tree.flatten(variables)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  moved = [
-    x + 0.1 * jax.random.normal(key, x.shape) if x.dtype == jnp.float32 else x
-    for x, key in zip(leaves, keys, strict=True)
-  ]
-  variables = jax.tree.unflatten(tree, moved)
-  variables["batch_stats"]["encoder"]["init_bn"]["mean"] -= 30.0
-  variables["batch_stats"]["encoder"]["init_bn"]["var"] += 150.0
-  return TOY, variables
+  """(configuration, variables) of the toy autoencoder, no parameter at its initial value."""
+  shapes = jax.eval_shape(functools.partial(init_variables, TOY), jax.random.key(0))
+  draw = np.random.default_rng(0)
+  flat = {}
+  for path, leaf in flatten(shapes).items():
+    if path.endswith("init_bn/mean"):
+      value = draw.normal(-30, 5, leaf.shape)
+    elif path.endswith("init_bn/var"):
+      value = draw.uniform(100, 200, leaf.shape)
+    elif path.endswith("scale"):
+      value = draw.normal(1, 0.1, leaf.shape)
+    elif "kernel" in path:
+      value = draw.normal(0, 0.06 if "patch_embed" in path else 0.25, leaf.shape)
+    else:
+      value = draw.normal(0, 0.1, leaf.shape)
+    flat[path] = jnp.asarray(value, leaf.dtype)
+  return TOY, unflatten(flat)
 
 
 @pytest.fixture(scope="session")

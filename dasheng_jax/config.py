@@ -17,6 +17,7 @@ from pipelines.mel import DASHENG_MEL, MelConfig
 TargetNorm = Literal["patch", "global", "none"]
 BatchNormGradient = Literal["exact", "torch_cpu"]
 Padding = Literal["learn", "ignore"]
+PositionInit = Literal["released", "sincos"]
 
 
 def _check_stack(field: str, width: int, heads: int) -> None:
@@ -109,6 +110,10 @@ class DashengConfig:
   # behaviour: they are audio like any other. "ignore" keeps them out of statistics, attention and
   # loss.
   padding: Padding = "learn"
+  # What the learnt positions start from. "released": noise of 0.02 in the encoder, zeros in the
+  # decoder, which takes thousands of steps to tell neighbours apart. "sincos": sines and cosines of
+  # geometric periods in both, as in the masked autoencoder for images (arXiv 2111.06377).
+  position_init: PositionInit = "released"
 
   def __post_init__(self):
     if not 0.0 < self.mask_ratio < 1.0:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dasheng_jax.blocks import BlockStack, Dense, layer_norm
 from dasheng_jax.config import DashengConfig
 from dasheng_jax.masking import restore_order
+from dasheng_jax.patches import sincos_table
 
 
 class Decoder(nn.Module):
@@ -32,7 +33,8 @@ class Decoder(nn.Module):
     # One row more than there are positions: the released table keeps room for a class token that no
     # model has.
     rows = self.cfg.encoder.positions + 1
-    pos_embed = self.param("pos_embed", nn.initializers.zeros, (rows, shape.width))
+    start = sincos_table if self.cfg.position_init == "sincos" else nn.initializers.zeros
+    pos_embed = self.param("pos_embed", start, (rows, shape.width))
 
     visible = Dense(shape.width, compute, normal, name="input_proj")(latent)
     tokens = restore_order(visible.astype(jnp.float32), mask_token, restore)

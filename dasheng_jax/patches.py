@@ -10,6 +10,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
@@ -54,6 +55,18 @@ class PatchEmbed(nn.Module):
     return projected.astype(jnp.float32) + bias[None, None]
 
 
+def sincos_table(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+  """Initial positions without randomness: sin(i / 10000^(2 j / d)) and the cosines behind them.
+
+  The signature is that of an initialiser; the key is not used. The width must be even.
+  """
+  del key
+  rows, width = shape
+  rates = 10_000.0 ** (-2.0 * np.arange(width // 2) / width)
+  angle = np.outer(np.arange(rows), rates)
+  return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1), dtype)
+
+
 class Positions(nn.Module):
   """Adds the learnt time table and the one learnt frequency vector (a patch spans all mel bins)."""
 
@@ -62,7 +75,8 @@ class Positions(nn.Module):
   @nn.compact
   def __call__(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     rows, width = self.cfg.encoder.positions, self.cfg.encoder.width
-    time = self.param("time", nn.initializers.normal(0.02), (rows, width))
+    start = sincos_table if self.cfg.position_init == "sincos" else nn.initializers.normal(0.02)
+    time = self.param("time", start, (rows, width))
     freq = self.param("freq", nn.initializers.normal(0.02), (width,))
     count = tokens.shape[1]
     if count > rows:

@@ -111,7 +111,9 @@ def config_of(
   base = known or DashengConfig(decoder=DecoderConfig())
   try:
     encoder = EncoderConfig(width, depth, int(heads), ratio, file.state["time_pos_embed"].shape[-1])
-    mel = dataclasses.replace(base.mel, mel_bins=mel_bins)
+    # The official constructor takes the clamp's depth among its arguments; the default is 120 dB.
+    top_db = float(file.config.get("top_db") or base.mel.top_db)
+    mel = dataclasses.replace(base.mel, mel_bins=mel_bins, top_db=top_db)
     return dataclasses.replace(base, encoder=encoder, patch_frames=frames, mel=mel)
   except ConfigError as error:
     raise WeightsError(f"{source}: {error}") from None
@@ -155,6 +157,7 @@ def official_config(cfg: DashengConfig) -> dict:
     "depth": cfg.encoder.depth,
     "num_heads": cfg.encoder.heads,
     "mlp_ratio": cfg.encoder.mlp_ratio,
+    "top_db": cfg.mel.top_db,
   }
 
 

@@ -54,8 +54,9 @@ def read_torch(path: str | os.PathLike) -> dict:
       "re-save its state dict alone with torch.save(model.state_dict(), FILE)"
     ) from None
   except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
     raise WeightsError(
-      f"{path}: not a readable PyTorch file ({str(error).splitlines()[0][:120]}); download it again"
+      f"{path}: not a readable PyTorch file ({reason}); download it again"
     ) from None
 
   def as_numpy(node):

@@ -18,6 +18,7 @@ TargetNorm = Literal["patch", "global", "none"]
 BatchNormGradient = Literal["exact", "torch_cpu"]
 Padding = Literal["learn", "ignore"]
 PositionInit = Literal["released", "sincos"]
+DecoderInit = Literal["released", "xavier"]
 
 
 def _check_stack(field: str, width: int, heads: int) -> None:
@@ -114,6 +115,9 @@ class DashengConfig:
   # decoder, which takes thousands of steps to tell neighbours apart. "sincos": sines and cosines of
   # geometric periods in both, as in the masked autoencoder for images (arXiv 2111.06377).
   position_init: PositionInit = "released"
+  # What the decoder's matrices start from. "released": noise of 0.02 whatever the width, which in a
+  # narrow decoder lets hardly anything through; "xavier": as in the encoder.
+  decoder_init: DecoderInit = "released"
 
   def __post_init__(self):
     if not 0.0 < self.mask_ratio < 1.0:

@@ -29,6 +29,7 @@ class Decoder(nn.Module):
   ) -> Float[Array, "b t p"]:
     shape, compute = self.cfg.decoder, self.cfg.compute
     normal = nn.initializers.normal(0.02)
+    matrix = nn.initializers.xavier_uniform() if self.cfg.decoder_init == "xavier" else normal
     mask_token = self.param("mask_token", normal, (shape.width,))
     # One row more than there are positions: the released table keeps room for a class token that no
     # model has.
@@ -36,11 +37,11 @@ class Decoder(nn.Module):
     start = sincos_table if self.cfg.position_init == "sincos" else nn.initializers.zeros
     pos_embed = self.param("pos_embed", start, (rows, shape.width))
 
-    visible = Dense(shape.width, compute, normal, name="input_proj")(latent)
+    visible = Dense(shape.width, compute, matrix, name="input_proj")(latent)
     tokens = restore_order(visible.astype(jnp.float32), mask_token, restore)
     tokens = tokens + pos_embed[None, : tokens.shape[1]]
-    blocks = BlockStack(shape.depth, shape.heads, shape.mlp_ratio, compute, normal, name="blocks")
+    blocks = BlockStack(shape.depth, shape.heads, shape.mlp_ratio, compute, matrix, name="blocks")
     tokens = blocks(tokens, valid)
     tokens = layer_norm("norm")(tokens)
-    predicted = Dense(self.cfg.patch_size, compute, normal, name="output")(tokens)
+    predicted = Dense(self.cfg.patch_size, compute, matrix, name="output")(tokens)
     return predicted.astype(jnp.float32)

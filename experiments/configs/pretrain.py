@@ -57,7 +57,12 @@ _SMALL_MEL = dataclasses.replace(DASHENG_MEL, clamp="sample", top_db=60.0)
 def _small(encoder: EncoderConfig, decoder: DecoderConfig) -> DashengConfig:
   # Positions that start as sines lower the loss of a run of a few hundred steps.
   return DashengConfig(
-    encoder=encoder, decoder=decoder, mel=_SMALL_MEL, padding="ignore", position_init="sincos"
+    encoder=encoder,
+    decoder=decoder,
+    mel=_SMALL_MEL,
+    padding="ignore",
+    position_init="sincos",
+    decoder_init="xavier",
   )
 
 
@@ -72,7 +77,7 @@ EXPERIMENTS: dict[str, PretrainConfig] = {
     optim=OptimConfig(
       peak_lr=1e-3, schedule="cosine", warmup_steps=100, final_fraction=0.01, beta2=0.95
     ),
-    loop=LoopConfig(steps=1_200, batch_size=64, log_every=10, validate_every=200, save_every=200),
+    loop=LoopConfig(steps=700, batch_size=64, log_every=10, validate_every=100, save_every=200),
   ),
   "demo": PretrainConfig(
     about="the embedded corpus, from nothing to a better encoder in a minute or two",

@@ -1,4 +1,4 @@
-"""Where learnt positions start, and that both tables stay learnt."""
+"""Where parameters may start from, by name, and what travels with an exported encoder."""
 
 import dataclasses
 
@@ -52,3 +52,15 @@ def test_depth_of_the_clamp_travels_with_an_exported_encoder(tmp_path):
   write_encoder_file(tmp_path / "e.safetensors", cfg, encoder)
   read, _ = read_encoder(tmp_path / "e.safetensors")
   assert read.mel.top_db == 60.0
+
+
+def test_decoder_init_sets_the_scale_of_the_decoders_matrices_alone():
+  released = init_variables(TINY, jax.random.key(0))["params"]
+  cfg = dataclasses.replace(TINY, decoder_init="xavier")
+  xavier = init_variables(cfg, jax.random.key(0))["params"]
+  deviation = {name: float(jnp.std(p["decoder"]["output"]["kernel"])) for name, p in
+               (("released", released), ("xavier", xavier))}  # fmt: skip
+  assert deviation["released"] == pytest.approx(0.02, rel=0.1)
+  assert deviation["xavier"] == pytest.approx((2 / (8 + 256)) ** 0.5, rel=0.1)
+  same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), released["encoder"], xavier["encoder"])
+  assert all(jax.tree.leaves(same))

@@ -173,13 +173,18 @@ def test_silence_is_the_floor(kind):
   np.testing.assert_allclose(transform(kind)(jnp.zeros((2, 4000))), -100.0, atol=1e-4)
 
 
-def test_nan_stays_in_its_row():
-  wave = np.random.default_rng(0).normal(0, 0.1, (3, 4000)).astype(np.float32)
+@pytest.mark.parametrize("row", range(3))
+def test_nan_stays_in_its_row(row):
+  """Neither through the maximum of the batch, nor by hiding it: XLA's forgets what came before."""
+  wave = np.zeros((3, 4000), np.float32)
+  wave[:, :2000] = np.random.default_rng(0).normal(0, 1, (3, 2000))
   clean = np.asarray(transform("auto")(jnp.asarray(wave)))
-  wave[1, 2000] = np.nan
+  assert clean.min() > -95  # the silence is at the clamp, not at the floor of -100 dB
+  wave[row, -1] = np.nan
   broken = np.asarray(transform("auto")(jnp.asarray(wave)))
-  assert np.isnan(broken[1]).any()
-  np.testing.assert_allclose(broken[[0, 2]], clean[[0, 2]], atol=1e-5)
+  assert np.isnan(broken[row]).any()
+  others = [i for i in range(3) if i != row]
+  np.testing.assert_allclose(broken[others], clean[others], atol=0.5)
 
 
 def test_too_short_says_how_long():

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+import warnings
 
 import jax
 import numpy as np
@@ -146,7 +147,9 @@ def arrays(workdir, step):
   import orbax.checkpoint as ocp
 
   path = checkpoint_record.absolute(workdir / "checkpoints") / str(step) / "state"
-  restored = ocp.PyTreeCheckpointer().restore(path)
+  with warnings.catch_warnings():  # that it restores to where the arrays were is what we want
+    warnings.filterwarnings("ignore", message="Sharding info not provided")
+    restored = ocp.PyTreeCheckpointer().restore(path)
   return {path: np.asarray(x) for path, x in leaves_by_path(restored).items()}
 
 

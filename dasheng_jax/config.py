@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -21,12 +22,17 @@ PositionInit = Literal["released", "sincos"]
 DecoderInit = Literal["released", "xavier"]
 
 
-def _check_stack(field: str, width: int, heads: int) -> None:
+def _check_stack(field: str, stack: EncoderConfig | DecoderConfig) -> None:
+  for name in ("width", "depth", "heads", "mlp_ratio"):
+    value = getattr(stack, name)
+    if not (0 < value < math.inf):
+      raise ConfigError(f"{field}.{name} is {value}; it must be more than 0")
+  width, heads = stack.width, stack.heads
   if width % heads:
     near = [h for h in range(1, width + 1) if width % h == 0]
     best = sorted(near, key=lambda h: abs(h - heads))[:2]
     raise ConfigError(
-      f"{field}: width {width} is not divisible by {heads} heads; try heads "
+      f"{field}.width {width} is not divisible by {heads} heads; try heads "
       + " or ".join(map(str, sorted(best)))
     )
 
@@ -47,7 +53,9 @@ class EncoderConfig:
   positions: int = 252
 
   def __post_init__(self):
-    _check_stack("model.encoder", self.width, self.heads)
+    _check_stack("model.encoder", self)
+    if self.positions < 1:
+      raise ConfigError(f"model.encoder.positions is {self.positions}; it must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,7 @@ class DecoderConfig:
   mlp_ratio: float = 4.0
 
   def __post_init__(self):
-    _check_stack("model.decoder", self.width, self.heads)
+    _check_stack("model.decoder", self)
 
 
 @dataclasses.dataclass(frozen=True)

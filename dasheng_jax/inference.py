@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dasheng_jax.config import DashengConfig
@@ -92,6 +93,8 @@ def encoder_variables(variables: dict) -> dict:
 
 def check_wave(cfg: DashengConfig, wave: jax.Array, lengths: jax.Array | None) -> None:
   """ConfigError, at trace time, for input that the encoder cannot take."""
+  if not hasattr(wave, "dtype"):
+    raise ConfigError(f"wave is a {type(wave).__name__}; expected an array: use jnp.asarray(wave)")
   shape = jnp.shape(wave)
   if len(shape) != 2:
     raise ConfigError(
@@ -113,3 +116,10 @@ def check_wave(cfg: DashengConfig, wave: jax.Array, lengths: jax.Array | None) -
       f"lengths has shape {jnp.shape(lengths)}; "
       f"expected one number of samples per clip, {shape[:1]}"
     )
+  if lengths is not None and not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
+    raise ConfigError(f"lengths is {jnp.result_type(lengths)}; expected whole numbers of samples")
+  if lengths is None or isinstance(lengths, jax.core.Tracer):
+    return
+  outside = [int(n) for n in np.asarray(lengths) if not 0 <= n <= shape[1]]
+  if outside:
+    raise ConfigError(f"lengths holds {outside[0]}; the clips have 0 to {shape[1]} samples")

@@ -28,39 +28,46 @@ def _zenodo(file: str) -> str:
   return f"https://zenodo.org/records/11511780/files/{file}?download=1"
 
 
-MODELS: dict[str, PublishedModel] = {
-  "dasheng_base": PublishedModel(
-    SIZES["dasheng_base"],
-    "dasheng_base.pt",
-    _zenodo("dasheng_base.pt"),
-    "mispeech/dasheng-base",
-    None,
-    "Apache-2.0",
-    (80.2, 72.5, 84.0),
-  ),
-  "dasheng_0_6b": PublishedModel(
-    SIZES["dasheng_0_6b"],
-    "dasheng_06b.pt",
-    _zenodo("dasheng_06b.pt"),
-    "mispeech/dasheng-0.6B",
-    None,
-    "Apache-2.0",
-    (82.4, 74.9, 84.0),
-  ),
-  "dasheng_1_2b": PublishedModel(
-    SIZES["dasheng_1_2b"],
-    "dasheng_12b.pt",
-    _zenodo("dasheng_12b.pt"),
-    "mispeech/dasheng-1.2B",
-    None,
-    "Apache-2.0",
-    (83.2, 75.7, 84.9),
-  ),
-}
+class _Models(dict[str, PublishedModel]):
+  """A dict whose missing names answer with the nearest right ones."""
+
+  def __missing__(self, name: str) -> PublishedModel:
+    raise ConfigError(unknown_name("published model", name, self))
+
+
+MODELS: dict[str, PublishedModel] = _Models(
+  {
+    "dasheng_base": PublishedModel(
+      SIZES["dasheng_base"],
+      "dasheng_base.pt",
+      _zenodo("dasheng_base.pt"),
+      "mispeech/dasheng-base",
+      None,
+      "Apache-2.0",
+      (80.2, 72.5, 84.0),
+    ),
+    "dasheng_0_6b": PublishedModel(
+      SIZES["dasheng_0_6b"],
+      "dasheng_06b.pt",
+      _zenodo("dasheng_06b.pt"),
+      "mispeech/dasheng-0.6B",
+      None,
+      "Apache-2.0",
+      (82.4, 74.9, 84.0),
+    ),
+    "dasheng_1_2b": PublishedModel(
+      SIZES["dasheng_1_2b"],
+      "dasheng_12b.pt",
+      _zenodo("dasheng_12b.pt"),
+      "mispeech/dasheng-1.2B",
+      None,
+      "Apache-2.0",
+      (83.2, 75.7, 84.9),
+    ),
+  }
+)
 
 
 def published(name: str) -> PublishedModel:
   """A published model by name; a wrong name answers with the nearest right ones."""
-  if name not in MODELS:
-    raise ConfigError(unknown_name("published model", name, MODELS))
   return MODELS[name]

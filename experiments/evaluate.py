@@ -50,6 +50,8 @@ def main(cfg: EvaluateConfig) -> None:
     raise UsageError("nothing to evaluate: give --checkpoint FILE, or --rivals, or both")
   if not cfg.tasks:
     raise UsageError("--tasks is empty: give NAME=FOLDER, or synthetic")
+  if cfg.k < 1:
+    raise UsageError(f"--k {cfg.k}: at least one neighbour must vote")
   if cfg.out:
     report.check_output(cfg.out)
   # All tasks and encoders are opened before the first clip is embedded: mistakes show at once.
@@ -76,7 +78,8 @@ def encoder(path: str, cfg: EvaluateConfig) -> Features:
   """Features of an encoder read from a weight file or a checkpoint folder."""
   import dasheng_jax
 
-  embed, params = dasheng_jax.load_encoder(path)
+  # A clip's features must not depend on the loudest clip that happens to share its batch.
+  embed, params = dasheng_jax.load_encoder(path, clamp="sample")
   return lambda task: embed_set(embed, params, task, cfg.pooling)
 
 

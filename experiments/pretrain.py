@@ -29,7 +29,13 @@ from experiments.training import cli, config_io
 from experiments.training.dasheng_task import dasheng_task, encoder_of, for_evaluation
 from experiments.training.errors import UsageError
 from experiments.training.loop import Interrupted, Outcome, Run, train
-from experiments.training.mesh import batch_sharding, check_batch, format_table, make_mesh
+from experiments.training.mesh import (
+  batch_sharding,
+  check_batch,
+  format_table,
+  imagined_mesh,
+  make_mesh,
+)
 from experiments.training.metrics import block
 from experiments.training.optim import Optimiser, make_optimiser
 from experiments.training.run_pictures import draw_pictures
@@ -61,7 +67,6 @@ MAY_DIFFER = (
 
 def main(cfg: PretrainConfig) -> int:
   """Runs one configuration; the exit code."""
-  mesh = make_mesh(cfg.mesh)
   task = dasheng_task(cfg.model)
   optimiser = make_optimiser(cfg.optim, cfg.loop.steps)
   check_crop(cfg.model, cfg.data.crop_samples)
@@ -69,10 +74,13 @@ def main(cfg: PretrainConfig) -> int:
     raise UsageError(
       f"--data.sample_rate {cfg.data.sample_rate}: the model hears {cfg.model.mel.sample_rate} Hz"
     )
-  check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
+  if cfg.model.compute.attention == "cudnn" and jax.default_backend() != "gpu":
+    raise UsageError("--model.compute.attention cudnn needs an NVIDIA GPU; use xla")
   if cfg.dry_run:
-    print(dry_run(cfg, task, optimiser, mesh))
+    print(dry_run(cfg, task, optimiser))
     return 0
+  mesh = make_mesh(cfg.mesh)
+  check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
   if not cfg.workdir:
     raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
 
@@ -198,6 +206,8 @@ def _finish(
     "pictures": ", ".join(str(p) for p in pictures),
   }
   if jax.process_index() == 0:
+    if outcome.start_step >= cfg.loop.steps:  # nothing was trained: the run's own pace stands
+      summary |= _pace_of(workdir / "summary.json")
     record = {**summary, "knn": comparison.results()} if comparison else summary
     _write_json(workdir / "summary.json", record)
     _say("\n" + block(summary))
@@ -236,12 +246,18 @@ def _introduction(
   return "\n".join(lines)
 
 
-def dry_run(cfg: PretrainConfig, task: Task, optimiser: Optimiser, mesh: jax.sharding.Mesh) -> str:
-  """The parameter and sharding table, after tracing the whole step; allocates nothing."""
+def dry_run(cfg: PretrainConfig, task: Task, optimiser: Optimiser) -> str:
+  """The parameter and sharding table, after tracing the whole step; allocates nothing.
+
+  The devices are imagined: any mesh can be looked at on any machine. Without a size for the mesh it
+  is that of the devices at hand.
+  """
+  mesh = imagined_mesh(cfg.mesh, len(jax.devices()))
+  check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
   state = abstract_state(task, optimiser)
   wave = jax.ShapeDtypeStruct((cfg.loop.batch_size, cfg.data.crop_samples), np.float32)
   valid = jax.ShapeDtypeStruct((cfg.loop.batch_size,), np.int32)
-  with jax.set_mesh(mesh):
+  with jax.sharding.use_abstract_mesh(mesh):
     step = functools.partial(train_step, task=task, optimiser=optimiser, seed=cfg.loop.seed)
     _, metrics = jax.eval_shape(step, state, {"wave": wave, "valid": valid})
   table = state_placements(task, state, mesh)
@@ -272,6 +288,15 @@ def fingerprint(dataset: Dataset) -> str:
     for i in chosen:
       digest.update(str(source.ids[i]).encode("utf-8", "surrogateescape") + b"\n")
   return f"{len(dataset)} clips, {digest.hexdigest()}"
+
+
+def _pace_of(path: Path) -> dict[str, Any]:
+  """How fast the finished run of an older summary went."""
+  if not path.is_file():
+    return {}
+  old = json.loads(path.read_text(encoding="utf-8"))
+  names = ("resumed_at", "clips_per_second", "idle_share", "unusable_recordings", "seconds")
+  return {name: old[name] for name in names if name in old}
 
 
 def _on_host(tree: Any) -> Any:

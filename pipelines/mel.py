@@ -45,6 +45,9 @@ class MelConfig:
   transform: Transform = "auto"
 
   def __post_init__(self):
+    for name in ("sample_rate", "n_fft", "hop_length", "mel_bins", "power_floor", "top_db"):
+      if not 0 < getattr(self, name) < math.inf:
+        raise ValueError(f"mel.{name} is {getattr(self, name)}; it must be more than 0")
     if self.clamp not in ("batch", "sample", "none"):
       raise ValueError(f"mel.clamp is {self.clamp!r}; choose 'batch', 'sample' or 'none'")
     if self.transform not in ("auto", "fft", "matmul"):

@@ -14,15 +14,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig, EncoderConfig
-from dasheng_jax.errors import ConfigError, WeightsError
+from dasheng_jax.errors import WeightsError
+from dasheng_jax.models import MODELS
 from dasheng_jax.weights.names import FRONT_END, encoder_rules, front_end_buffers
 from dasheng_jax.weights.table import to_torch
 from dasheng_jax.weights.torch_file import read_torch, write_torch
+from pipelines.mel import Clamp
 
 # What an encoder file may carry beside the encoder: the decoder of a complete state and the
 # AudioSet head.
@@ -36,19 +38,20 @@ class EncoderFile(NamedTuple):
   """What an encoder file holds.
 
   state: arrays under official names, without prefixes. config: the constructor arguments that the
-  file names.
+  file names. clamp: which maximum the dB clamp looked at in training, in files of ours.
   """
 
   state: dict[str, np.ndarray]
   config: dict
   layout: str
+  clamp: str | None = None
 
 
 def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
   """Read a `.pt` or `.safetensors` file; WeightsError where it is absent, damaged or foreign."""
   path = Path(path)
   if not path.is_file():
-    raise WeightsError(f"{path}: no such weight file")
+    raise WeightsError(f"{path}: no such weight file{_where_to_find(Path(path).stem)}")
   content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
   config = content.get("config") or {}
   layout = "bare state dict"
@@ -66,7 +69,8 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
   if "time_pos_embed" not in state or "patch_embed.proj.weight" not in state:
     shown = ", ".join(list(state)[:3]) or "no tensor at all"
     raise WeightsError(f"{path}: not a Dasheng encoder (it holds {shown})")
-  return EncoderFile(state, dict(config), layout)
+  clamp = content.get("clamp")
+  return EncoderFile(state, dict(config), layout, clamp if isinstance(clamp, str) else None)
 
 
 def _read_safetensors(path: Path) -> dict:
@@ -83,7 +87,13 @@ def _read_safetensors(path: Path) -> dict:
     ) from None
   if "config" in notes:
     content = {"model": content, "config": json.loads(notes["config"])}
+    content |= {"clamp": notes["clamp"]} if "clamp" in notes else {}
   return content
+
+
+def _where_to_find(stem: str) -> str:
+  known = {key: m for name, m in MODELS.items() for key in (name, Path(m.file).stem)}
+  return f"; download {known[stem].file} from {known[stem].url}" if stem in known else ""
 
 
 def config_of(
@@ -113,9 +123,10 @@ def config_of(
     encoder = EncoderConfig(width, depth, int(heads), ratio, file.state["time_pos_embed"].shape[-1])
     # The official constructor takes the clamp's depth among its arguments; the default is 120 dB.
     top_db = float(file.config.get("top_db") or base.mel.top_db)
-    mel = dataclasses.replace(base.mel, mel_bins=mel_bins, top_db=top_db)
+    clamp = cast(Clamp, file.clamp or base.mel.clamp)
+    mel = dataclasses.replace(base.mel, mel_bins=mel_bins, top_db=top_db, clamp=clamp)
     return dataclasses.replace(base, encoder=encoder, patch_frames=frames, mel=mel)
-  except ConfigError as error:
+  except ValueError as error:
     raise WeightsError(f"{source}: {error}") from None
 
 
@@ -171,13 +182,15 @@ def write_encoder_file(
   path = Path(path)
   state, config = official_state(cfg, encoder_variables), official_config(cfg)
   if path.suffix != ".safetensors":
-    write_torch(path, {"model": state, "config": config})
+    # Not among the constructor's arguments, which have no such name.
+    write_torch(path, {"model": state, "config": config, "clamp": cfg.mel.clamp})
     return
   from safetensors.numpy import save_file
 
   temporary = path.with_name(path.name + ".partial")
   try:
-    save_file(state, temporary, metadata={"format": "pt", "config": json.dumps(config)})
+    notes = {"format": "pt", "config": json.dumps(config), "clamp": cfg.mel.clamp}
+    save_file(state, temporary, metadata=notes)
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)

@@ -41,9 +41,9 @@ def load_encoder(
   `embed(params, wave, lengths=None)` maps f32[b, s] at 16 kHz to f32[b, t, d] at 25 Hz for any
   length; it is a pure function, so `jax.jit(embed)` and `jax.vmap` apply. heads: for sizes that are
   not published (no tensor reveals it). positions: length of the time table, cut or stretched to fit
-  (default: the file's). clamp: which maximum the dB clamp looks at, "batch" (released behaviour,
-  default) or "sample". dtype: "bfloat16" runs matrix products in that type. Raises WeightsError for
-  anything that is not a sound Dasheng encoder.
+  (default: the file's). clamp: which maximum the dB clamp looks at, "batch" or "sample" (default:
+  the file's where it is ours, else "batch", the released behaviour). dtype: "bfloat16" runs matrix
+  products in that type. Raises WeightsError for anything that is not a sound Dasheng encoder.
   """
   cfg, variables = read_encoder(path, heads=heads, positions=positions)
   cfg = cfg.with_compute(dtype=dtype)

@@ -30,6 +30,18 @@ _STORAGE = {
 }
 # PyTorch maps tensors straight from the file where they start on this boundary.
 _ALIGNMENT = 64
+# What PyTorch's unpickler meets in files that are no pickles: any of the stack machine's missteps.
+_UNREADABLE = (
+  RuntimeError,
+  EOFError,
+  ValueError,
+  LookupError,
+  AttributeError,
+  TypeError,
+  AssertionError,
+  struct.error,
+  zipfile.BadZipFile,
+)
 
 
 def read_torch(path: str | os.PathLike) -> dict:
@@ -53,7 +65,7 @@ def read_torch(path: str | os.PathLike) -> dict:
       f"({reason.strip() or 'unsafe pickle'}); "
       "re-save its state dict alone with torch.save(model.state_dict(), FILE)"
     ) from None
-  except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+  except _UNREADABLE as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
     raise WeightsError(
       f"{path}: not a readable PyTorch file ({reason}); download it again"

@@ -193,6 +193,11 @@ class Checkpoints:
     with self._saving(None):
       self._manager.wait_until_finished()
 
+  def raise_if_failed(self) -> None:
+    """Raises CheckpointError if a save under way has failed so far; waits for nothing."""
+    with self._saving(None):
+      self._manager.check_for_errors()
+
   def close(self) -> None:
     """Waits, then frees the threads; safe to call twice."""
     with self._saving(None):

@@ -69,7 +69,7 @@ def from_dict(cls: type[Config], data: Any, where: str = "") -> Config:
   try:
     return cls(**values)
   except ValueError as error:
-    raise UsageError(f"{where}: {error}" if where else str(error)) from error
+    raise UsageError(_refusal(where, error)) from error
 
 
 def _value(tp: Any, value: Any, where: str) -> Any:
@@ -93,6 +93,13 @@ def _config_classes(tp: Any) -> list[Any]:
 
 def _join(where: str, key: str) -> str:
   return f"{where}.{key}" if where else key
+
+
+def _refusal(where: str, error: ValueError) -> str:
+  """What a section says, under its name unless the text begins with it."""
+  text = str(error)
+  named = not where or text.removeprefix("--").startswith(f"{where}.")
+  return text if named else f"{where}: {text}"
 
 
 def diff(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
@@ -132,4 +139,4 @@ def with_values(config: Config, values: dict[str, Any], where: str = "") -> Conf
   try:
     return dataclasses.replace(config, **new)  # type: ignore[type-var]
   except ValueError as error:
-    raise UsageError(f"{where}: {error}" if where else str(error)) from error
+    raise UsageError(_refusal(where, error)) from error

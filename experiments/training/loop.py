@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.checkpoint import Checkpoints
-from experiments.training.errors import RunError
+from experiments.training.errors import RunError, UsageError
 from experiments.training.mesh import batch_hosts, batch_sharding, check_batch
 from experiments.training.metrics import Late, MetricsWriter
 from experiments.training.optim import Optimiser
@@ -56,6 +56,12 @@ class LoopConfig:
     20  # batches in a row without a finite loss and gradient before giving up
   )
   max_skipped: int = 1_000  # the same over the whole run
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value, low = getattr(self, field.name), 1 if field.name in ("steps", "batch_size") else 0
+      if value < low:
+        raise UsageError(f"--loop.{field.name} {value}: it must be at least {low}")
 
 
 class Interrupted(Exception):
@@ -231,6 +237,7 @@ class _Loop:
       speed = self.chrono.speed()
       pace = {"clips_per_second": speed.clips_per_second, "idle_share": speed.idle_share}
       self.writer.write(step, {**self.latest, **pace})
+      self.checkpoints.raise_if_failed()  # a full disk, say, long before the next save
     if self.latest["skipped_in_row"]:
       self.progress.message(
         f"step {step}: loss or gradient not finite; the batch changed nothing "

@@ -8,17 +8,18 @@ A model names logical axes by path; `LOGICAL` names mesh axes for them. There is
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.errors import UsageError
 from experiments.training.paths import leaves_by_path, look_up, map_by_path
 from experiments.training.task import LogicalAxes, Tree
 
 AXES = ("data", "fsdp", "tensor")
+AnyMesh: TypeAlias = Mesh | AbstractMesh
 
 # Logical axis -> mesh axes. `fsdp` splits the batch and the parameters: a device has its own rows
 # and keeps its own slice of the weights. `tensor` splits heads and hidden units in one row.
@@ -55,9 +56,12 @@ class MeshConfig:
       way = (
         f"set one axis to -1, or make the product {devices}"
         if not free
-        else f"the product of the other axes must divide {devices}"
+        else f"give the others sizes whose product divides {devices}"
       )
-      raise UsageError(f"mesh {_product(sizes)} does not fit {devices} devices; {way}")
+      flags = " ".join(f"--mesh.{axis} {n}" for axis, n in sizes.items())
+      raise UsageError(
+        f"{flags} does not fit {devices} device(s); {way}, or look at it with --dry_run"
+      )
     sizes.update(dict.fromkeys(free, devices // fixed))
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
@@ -73,12 +77,23 @@ def make_mesh(cfg: MeshConfig | None = None, devices: Sequence[Any] | None = Non
   return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def imagined_mesh(cfg: MeshConfig, devices: int) -> AbstractMesh:
+  """The mesh without its devices, to look at shardings on any machine.
+
+  As many devices as there are, or, where that does not fit, as few as the sizes allow.
+  """
+  fixed = math.prod(n for n in (cfg.data, cfg.fsdp, cfg.tensor) if n != -1)
+  free = -1 in (cfg.data, cfg.fsdp, cfg.tensor)
+  count = devices if free and devices % fixed == 0 else fixed
+  return AbstractMesh(cfg.sizes(count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
   """Rows over data and fsdp, everything else whole. Serves a whole batch as a tree prefix."""
   return NamedSharding(mesh, PartitionSpec(LOGICAL["batch"]))
 
 
-def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+def check_batch(batch_size: int, mesh: AnyMesh, accumulate: int = 1) -> None:
   """Refuses a global batch that does not split evenly over the devices (and microbatches)."""
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   parts = shards * accumulate
@@ -88,7 +103,7 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
   tries = f"{below} or {below + parts}" if below > 0 else f"{parts}"
   unit = "devices" if mesh.shape["tensor"] == 1 else "data shards"
   text = f"{shards} {unit}" if accumulate == 1 else f"{shards} {unit} x {accumulate} microbatches"
-  raise UsageError(f"batch {batch_size} is not divisible by {text}; try {tries}")
+  raise UsageError(f"--loop.batch_size {batch_size} is not divisible by {text}; try {tries}")
 
 
 def batch_hosts(mesh: Mesh) -> tuple[int, int]:
@@ -118,7 +133,7 @@ class Placement:
   note: str = ""
 
 
-def place(leaf: Any, axes: LogicalAxes, mesh: Mesh, path: str = "") -> Placement:
+def place(leaf: Any, axes: LogicalAxes, mesh: AnyMesh, path: str = "") -> Placement:
   """Applies logical axes to an array, left-padded with None for a scanned layer axis.
 
   A dimension that its mesh axes do not divide stays whole, and the note says so.
@@ -152,7 +167,7 @@ def _tuple(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
   return () if entry is None else (entry,) if isinstance(entry, str) else entry
 
 
-def placements(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: Mesh) -> Tree:
+def placements(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: AnyMesh) -> Tree:
   """The placement of every array of a parameter tree (of arrays or ShapeDtypeStructs).
 
   Raises:
@@ -162,7 +177,7 @@ def placements(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: 
   return map_by_path(lambda path, leaf: place(leaf, rules[path], mesh, path), tree)
 
 
-def specs_for(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: Mesh) -> Tree:
+def specs_for(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: AnyMesh) -> Tree:
   """The PartitionSpec of every array of a parameter tree."""
   return jax.tree.map(lambda p: p.spec, placements(tree, param_axes, mesh))
 

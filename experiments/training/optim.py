@@ -52,8 +52,10 @@ class OptimConfig:
       ("accumulate", 1, np.inf),
       ("final_fraction", 0.0, 1.0),
     ):
-      if not low <= getattr(self, field) <= high:
-        raise UsageError(f"optim.{field}={getattr(self, field)} must be from {low} to {high}")
+      value = getattr(self, field)
+      if not (low <= value <= high and np.isfinite(value)):
+        bounds = f"from {low} to {high}" if np.isfinite(high) else f"finite, and at least {low}"
+        raise UsageError(f"optim.{field}={value} must be {bounds}")
     for field in ("beta1", "beta2", "ema"):
       if not 0 <= getattr(self, field) < 1:
         raise UsageError(f"optim.{field}={getattr(self, field)} must be at least 0 and below 1")
@@ -98,7 +100,7 @@ def learning_rate(cfg: OptimConfig, steps: int) -> Callable[[Any], Any]:
   of the whole run.
   """
   if steps < 1:
-    raise UsageError(f"steps={steps}: a schedule needs at least 1")
+    raise UsageError(f"--loop.steps {steps}: a schedule needs at least 1")
   if cfg.warmup_steps > steps:
     raise UsageError(
       f"optim.warmup_steps={cfg.warmup_steps} is longer than the run ({steps} steps); lower it"

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.errors import UsageError
 from experiments.training.keys import stream_key
-from experiments.training.mesh import Placement, place, placements
+from experiments.training.mesh import AnyMesh, Placement, place, placements
 from experiments.training.optim import Optimiser
 from experiments.training.paths import leaves_by_path, map_by_path
 from experiments.training.task import Task
@@ -59,7 +59,7 @@ def abstract_state(task: Task, optimiser: Optimiser) -> TrainState:
   return jax.eval_shape(lambda key: _create(task, optimiser, key), jax.random.key(0))
 
 
-def state_placements(task: Task, state: TrainState, mesh: Mesh) -> TrainState:
+def state_placements(task: Task, state: TrainState, mesh: AnyMesh) -> TrainState:
   """A `Placement` for every array of a (perhaps abstract) state; `mesh.format_table` prints it.
 
   Parameters follow the task's table. Moments and EMA end in the path of their parameter and go

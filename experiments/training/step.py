@@ -24,9 +24,10 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
   """One batch: gradient, update, metrics.
 
-  Where the loss, the gradient norm or the new model state is not finite, params, opt_state,
-  model_state and ema stay as they are, bit for bit. The step still advances, because it is the
-  index of the batch: the run goes on with the next one and does not meet a bad batch for ever.
+  Where the loss, the gradient norm, the updated parameters or the new model state are not finite,
+  params, opt_state, model_state and ema stay as they are, bit for bit. The step still advances,
+  because it is the index of the batch: the run goes on with the next one and does not meet a bad
+  batch for ever.
 
   Returns:
     The new state, and f32[] or i32[] metrics: the task's own, with loss, grad_norm (before
@@ -42,7 +43,9 @@ def train_step(
   ema = update_ema(state.ema, params, cfg.ema) if cfg.ema else state.ema
 
   grad_norm = optax.tree.norm(grads)
-  good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & _all_finite(model_state)
+  # A sound gradient can still give an unsound update, as when a square overflows.
+  good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(params))
+  good &= _all_finite(model_state)
   params, opt_state, model_state, ema = jax.tree.map(
     lambda new, old: jnp.where(good, new, old),
     (params, opt_state, model_state, ema),

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dasheng_jax.errors import ConfigError
 from dasheng_jax.mae import check_crop
 from dasheng_jax.weights.files import official_config, write_encoder_file
 from experiments.configs.pretrain import EXPERIMENTS, PretrainConfig
@@ -69,7 +70,10 @@ def main(cfg: PretrainConfig) -> int:
   """Runs one configuration; the exit code."""
   task = dasheng_task(cfg.model)
   optimiser = make_optimiser(cfg.optim, cfg.loop.steps)
-  check_crop(cfg.model, cfg.data.crop_samples)
+  try:
+    check_crop(cfg.model, cfg.data.crop_samples)
+  except ConfigError as error:
+    raise UsageError(f"--data.crop_seconds {cfg.data.crop_seconds:g}: {error}") from None
   if cfg.data.sample_rate != cfg.model.mel.sample_rate:
     raise UsageError(
       f"--data.sample_rate {cfg.data.sample_rate}: the model hears {cfg.model.mel.sample_rate} Hz"

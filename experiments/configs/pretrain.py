@@ -87,7 +87,7 @@ EXPERIMENTS: dict[str, PretrainConfig] = {
     optim=OptimConfig(
       peak_lr=1e-3, schedule="cosine", warmup_steps=100, final_fraction=0.01, beta2=0.95
     ),
-    loop=LoopConfig(steps=3000, batch_size=64, log_every=20, validate_every=500, save_every=1000),
+    loop=LoopConfig(steps=3600, batch_size=64, log_every=20, validate_every=600, save_every=1200),
   ),
   "demo": PretrainConfig(
     about="the embedded corpus, from nothing to a better encoder in a minute or two",

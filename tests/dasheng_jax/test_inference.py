@@ -138,6 +138,7 @@ def test_silence_is_finite(run):
     (jnp.zeros((0, 800)), None, "too short: at least one clip"),
     (jnp.zeros((1, 0)), None, r"too short.*pad with zeros"),
     (jnp.zeros((2, 800)), jnp.array([800]), r"lengths has shape \(1,\).*\(2,\)"),
+    (jnp.zeros((2, 800)), jnp.array([800.0, 800.0]), "lengths is float32; expected whole"),
     (jnp.zeros((2, 800)), jnp.array([[800, 800]]), r"lengths has shape \(1, 2\)"),
   ],
 )
@@ -147,6 +148,15 @@ def test_input_that_cannot_be_embedded(unchecked, toy_encoder, wave, lengths, me
   assert "\n" not in str(caught.value)
   with pytest.raises(ConfigError, match=message):  # at trace time already
     jax.eval_shape(functools.partial(embed, *toy_encoder), wave, lengths)
+
+
+def test_values_are_looked_at_where_there_are_any(unchecked, toy_encoder):
+  wave = jnp.zeros((2, 800))
+  with pytest.raises(ConfigError, match="wave is a list; expected an array"):
+    embed(*toy_encoder, wave.tolist())
+  for lengths in ([-1, 800], [800, 801]):
+    with pytest.raises(ConfigError, match="the clips have 0 to 800 samples"):
+      embed(*toy_encoder, wave, jnp.array(lengths))
 
 
 def test_check_wave_takes_numpy_and_half_precision(unchecked, toy):

@@ -59,6 +59,8 @@ def test_mistakes():
     evaluate.main(EvaluateConfig())
   with pytest.raises(UsageError, match="--tasks is empty"):
     evaluate.main(EvaluateConfig(rivals=True, tasks=()))
+  with pytest.raises(UsageError, match="--k 0"):
+    evaluate.main(EvaluateConfig(rivals=True, k=0))
   with pytest.raises(UsageError, match="--out"):
     evaluate.main(EvaluateConfig(rivals=True, out="table.doc"))
   with pytest.raises(DataError, match="no folder"):

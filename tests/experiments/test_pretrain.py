@@ -188,6 +188,8 @@ def test_a_finished_run_only_repeats_its_end(unbroken, tmp_path, monkeypatch, no
   assert_same_arrays(got, want)
   first, second = read_json(folder / "summary.json"), read_json(copy / "summary.json")
   assert second["validation_loss"] == pytest.approx(first["validation_loss"], rel=1e-6)
+  for name in ("seconds", "clips_per_second", "resumed_at"):  # the run's pace, not the repetition's
+    assert second[name] == first[name]
 
 
 def test_a_folder_with_another_run_is_refused_and_left_alone(unbroken, tmp_path, monkeypatch):

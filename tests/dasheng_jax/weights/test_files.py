@@ -1,5 +1,6 @@
 """Weight files: every layout in, ours out, and whatever is damaged, foreign or hostile refused."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -271,6 +272,35 @@ def test_training_scripts_layout_of_torch(tmp_path, tiny, tiny_state):
   write_torch(path, {"model": tiny_state, "config": config})
   assert read_encoder_file(path).layout == "training script"
   assert_same_tree(read_encoder(path)[1], tiny[1])
+
+
+@pytest.mark.parametrize("content", [b"abc" * 100, b"RIFF....WAVEfmt ", b"", b"\x80\x02]q\x00."])
+def test_a_torch_file_that_is_none(tmp_path, content):
+  pytest.importorskip("torch")
+  path = tmp_path / "junk.pt"
+  path.write_bytes(content)
+  with pytest.raises(WeightsError, match="junk.pt: ") as caught:
+    load_encoder(path)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_published_file_that_is_not_here(tmp_path):
+  for name in ("dasheng_base", "dasheng_06b.pt"):
+    with pytest.raises(
+      WeightsError, match=r"no such weight file; download dasheng_\w+.pt from http"
+    ):
+      load_encoder(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_the_clamp_of_training_comes_back(tmp_path, tiny, suffix):
+  if suffix == ".pt":
+    pytest.importorskip("torch")
+  path = tmp_path / f"encoder{suffix}"
+  mel = dataclasses.replace(TINY.mel, clamp="sample")
+  write_encoder_file(path, dataclasses.replace(TINY, mel=mel), tiny[1])
+  assert read_encoder(path)[0].mel.clamp == "sample"
+  assert load_encoder(path, clamp="batch")[0].args[0].mel.clamp == "batch"
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):

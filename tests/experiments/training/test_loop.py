@@ -271,6 +271,6 @@ def test_batches_are_closed_when_something_fails(tmp_path):
 
 def test_a_batch_that_does_not_fit_the_devices_is_refused(tmp_path):
   run = make_run(tmp_path, with_cfg(batch_size=12), mesh=make_mesh())
-  with pytest.raises(UsageError, match=r"batch 12 is not divisible by 8 devices; try 8 or 16"):
+  with pytest.raises(UsageError, match=r"batch_size 12 is not divisible by 8 devices; try 8 or 16"):
     train(run)
   assert not any(tmp_path.iterdir())

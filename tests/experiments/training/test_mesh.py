@@ -6,7 +6,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from experiments.training import mesh as mesh_lib
 from experiments.training.errors import UsageError
-from experiments.training.mesh import MeshConfig, make_mesh, specs_for
+from experiments.training.mesh import MeshConfig, imagined_mesh, make_mesh, specs_for
 
 
 def shapes(**kinds):
@@ -22,8 +22,8 @@ def test_sizes_fill_the_rest():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"data": 3}, "data=3 x fsdp=1 x tensor=1 does not fit 8 devices.*make the product 8"),
-    ({"fsdp": 3}, "data=-1 x fsdp=3 x tensor=1 does not fit 8 devices.*must divide 8"),
+    ({"data": 3}, "--mesh.data 3 --mesh.fsdp 1 .* does not fit 8 dev.*make the product 8"),
+    ({"fsdp": 3}, "--mesh.fsdp 3 --mesh.tensor 1 does not fit 8 devices?.*divides 8"),
     ({"fsdp": -1}, "only one axis can be -1"),
     ({"tensor": 0}, "mesh.tensor=0"),
     ({"data": -2}, "mesh.data=-2"),
@@ -32,6 +32,19 @@ def test_sizes_fill_the_rest():
 def test_sizes_that_do_not_fit_are_refused(fields, message):
   with pytest.raises(UsageError, match=message):
     MeshConfig(**fields).sizes(8)
+
+
+@pytest.mark.parametrize(
+  ("fields", "sizes"),
+  [
+    ({}, (8, 1, 1)),
+    ({"fsdp": 2}, (4, 2, 1)),
+    ({"fsdp": 512}, (1, 512, 1)),
+    ({"data": 32, "fsdp": 8, "tensor": 2}, (32, 8, 2)),
+  ],
+)
+def test_any_mesh_can_be_imagined(fields, sizes):
+  assert tuple(imagined_mesh(MeshConfig(**fields), 8).shape.values()) == sizes
 
 
 def test_mesh_leaves_placement_to_the_compiler():
@@ -44,9 +57,9 @@ def test_mesh_leaves_placement_to_the_compiler():
 @pytest.mark.parametrize(
   ("batch", "accumulate", "message"),
   [
-    (250, 1, "batch 250 is not divisible by 8 devices; try 248 or 256"),
-    (5, 1, "batch 5 is not divisible by 8 devices; try 8"),
-    (24, 2, "batch 24 is not divisible by 8 devices x 2 microbatches; try 16 or 32"),
+    (250, 1, "--loop.batch_size 250 is not divisible by 8 devices; try 248 or 256"),
+    (5, 1, "batch_size 5 is not divisible by 8 devices; try 8"),
+    (24, 2, "batch_size 24 is not divisible by 8 devices x 2 microbatches; try 16 or 32"),
     (0, 1, "try 8"),
   ],
 )
@@ -58,7 +71,7 @@ def test_batch_that_does_not_split_is_refused(batch, accumulate, message):
 def test_batch_counts_data_and_fsdp_but_not_tensor():
   mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
   mesh_lib.check_batch(12, mesh)
-  with pytest.raises(UsageError, match="batch 10 is not divisible by 4 data shards; try 8 or 12"):
+  with pytest.raises(UsageError, match="10 is not divisible by 4 data shards; try 8 or 12"):
     mesh_lib.check_batch(10, mesh)
 
 

@@ -123,7 +123,8 @@ def test_decay_acts_where_the_table_says():
     ({"name": "adam8"}, "optim.name='adam8' is not one of adamw"),
     ({"schedule": "step"}, "optim.schedule='step' is not one of dasheng, cosine"),
     ({"decay": "none"}, "optim.decay='none' is not one of everything, matrices"),
-    ({"peak_lr": -1.0}, "optim.peak_lr=-1.0 must be from 0.0"),
+    ({"peak_lr": -1.0}, "optim.peak_lr=-1.0 must be finite, and at least 0"),
+    ({"peak_lr": float("inf")}, "optim.peak_lr=inf must be finite"),
     ({"peak_lr": float("nan")}, "optim.peak_lr=nan"),
     ({"beta2": 1.0}, "optim.beta2=1.0 must be at least 0 and below 1"),
     ({"ema": 1.0}, "optim.ema=1.0"),
@@ -141,5 +142,5 @@ def test_warmup_longer_than_the_run_is_refused():
     UsageError, match=r"optim.warmup_steps=45000 is longer than the run \(10 steps\)"
   ):
     make_optimiser(OptimConfig(), steps=10)
-  with pytest.raises(UsageError, match="steps=0"):
+  with pytest.raises(UsageError, match="--loop.steps 0"):
     make_optimiser(OptimConfig(), steps=0)

@@ -153,6 +153,14 @@ def test_a_bad_batch_changes_nothing_but_the_counters(accumulate, bad):
   assert not np.array_equal(states[3].params["norm"]["bias"], states[4].params["norm"]["bias"])
 
 
+def test_an_update_that_is_not_finite_changes_nothing():
+  mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+  states, metrics = run(mesh, dataclasses.replace(BASE, peak_lr=1e38, weight_decay=1e38), steps=2)
+  assert np.isfinite(metrics[1]["grad_norm"])
+  assert int(metrics[1]["skipped"]) >= 1
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(states[2].params))
+
+
 def test_evaluation_repeats_itself_and_leaves_padding_out():
   mesh = make_mesh(MeshConfig(data=4, fsdp=2))
   optimiser = make_optimiser(BASE, steps=10)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import typing
 from collections.abc import Iterable
 from typing import Literal
 
@@ -35,6 +36,14 @@ def _check_stack(field: str, stack: EncoderConfig | DecoderConfig) -> None:
       f"{field}.width {width} is not divisible by {heads} heads; try heads "
       + " or ".join(map(str, sorted(best)))
     )
+
+
+def _check_choices(prefix: str, config: object) -> None:
+  """ConfigError for a field of type Literal that holds something else."""
+  for name, kind in typing.get_type_hints(type(config)).items():
+    value, choices = getattr(config, name), typing.get_args(kind)
+    if typing.get_origin(kind) is Literal and value not in choices:
+      raise ConfigError(f"{prefix}.{name} is {value!r}; choose from {', '.join(choices)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +100,7 @@ class ComputeConfig:
   attention: Literal["xla", "cudnn"] = "xla"
 
   def __post_init__(self):
+    _check_choices("model.compute", self)
     if self.attention == "cudnn" and self.dtype != "bfloat16":
       raise ConfigError(
         "model.compute.attention 'cudnn' needs model.compute.dtype bfloat16; it has no float32 form"
@@ -128,6 +138,10 @@ class DashengConfig:
   decoder_init: DecoderInit = "released"
 
   def __post_init__(self):
+    _check_choices("model", self)
+    odd = [n for n in (self.encoder.width, self.decoder.width) if n % 2]
+    if self.position_init == "sincos" and odd:
+      raise ConfigError(f"model.position_init 'sincos' needs even widths; {odd[0]} is odd")
     if not 0.0 < self.mask_ratio < 1.0:
       raise ConfigError(f"model.mask_ratio is {self.mask_ratio}; it must lie between 0 and 1")
     if self.mask_group < 1:

@@ -64,15 +64,23 @@ def reconstruct(
   masking: Masking,
   train: bool = False,
   valid: Bool[Array, "b t"] | None = None,
+  rows: Bool[Array, " b"] | None = None,
 ) -> tuple[Float[Array, "b t p"], Float[Array, "b t p"], Variables]:
   """(prediction, normalised target, batch statistics) for a log-mel batch and a mask.
+
+  valid, rows: patches and clips that are no padding.
 
   The target is the raw log-mel in dB, not the output of the input normalisation.
   """
   pred, updated = MaskedAutoencoder(cfg).apply(
     variables, log_mel, masking, train, valid, mutable=["batch_stats"] if train else []
   )
-  target = normalise_target(patchify(log_mel, cfg.patch_frames), cfg.target_norm)
+  patches = patchify(log_mel, cfg.patch_frames)
+  counted = valid
+  if rows is not None:
+    every = jnp.ones(patches.shape[:2], bool) if valid is None else valid
+    counted = every & rows[:, None]
+  target = normalise_target(patches, cfg.target_norm, counted)
   return pred, target, updated.get("batch_stats", variables["batch_stats"])
 
 
@@ -103,7 +111,7 @@ def pretrain_loss(
     starts = jnp.arange(patches) * cfg.patch_samples
     real = starts[None] < jnp.maximum(valid, 1)[:, None]
   variables = {"params": params, "batch_stats": batch_stats}
-  pred, target, batch_stats = reconstruct(cfg, variables, log_mel, masking, train, real)
+  pred, target, batch_stats = reconstruct(cfg, variables, log_mel, masking, train, real, rows)
   counted = masking.hidden if real is None else masking.hidden & real
   if rows is not None:
     counted = counted & rows[:, None]

@@ -24,9 +24,10 @@ from jax.experimental import multihost_utils
 from dasheng_jax.errors import ConfigError
 from dasheng_jax.mae import check_crop
 from dasheng_jax.weights.files import official_config, write_encoder_file
-from experiments.configs.pretrain import EXPERIMENTS, PretrainConfig
+from experiments.configs.pretrain import EXPERIMENTS, NO_SOURCE, PretrainConfig
 from experiments.evaluation.before_after import CALIBRATED, INITIAL, TRAINED, BeforeAfter
 from experiments.training import cli, config_io
+from experiments.training.cluster import join_cluster
 from experiments.training.dasheng_task import dasheng_task, encoder_of, for_evaluation
 from experiments.training.errors import UsageError
 from experiments.training.loop import Interrupted, Outcome, Run, train
@@ -68,6 +69,8 @@ MAY_DIFFER = (
 
 def main(cfg: PretrainConfig) -> int:
   """Runs one configuration; the exit code."""
+  if not cfg.dry_run:
+    join_cluster()
   task = dasheng_task(cfg.model)
   optimiser = make_optimiser(cfg.optim, cfg.loop.steps)
   try:
@@ -83,6 +86,10 @@ def main(cfg: PretrainConfig) -> int:
   if cfg.dry_run:
     print(dry_run(cfg, task, optimiser))
     return 0
+  if cfg.data.source == NO_SOURCE:
+    raise UsageError(
+      "--data.source: name a folder of audio, a manifest or shards (or synthetic, to try it out)"
+    )
   mesh = make_mesh(cfg.mesh)
   check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
   if not cfg.workdir:
@@ -114,8 +121,7 @@ def main(cfg: PretrainConfig) -> int:
   except Interrupted as interrupted:
     _say(f"pretrain: {interrupted}")
     return 128 + interrupted.signal_number
-  if jax.process_index() == 0 or jax.process_count() > 1:
-    _finish(cfg, task, optimiser, mesh, outcome, held_out, comparison, workdir, began)
+  _finish(cfg, task, optimiser, mesh, outcome, held_out, comparison, workdir, began)
   return 0
 
 

@@ -103,6 +103,25 @@ class ClipReader:
     return Row(valid, dataset.clip_id(clip), dataset.label(clip))
 
 
+def _check_room(seconds: float, rate: int) -> None:
+  """Refuses to decode more audio into memory than there is room for."""
+  needed, room = 4.0 * seconds * rate, _free_bytes()
+  if room is not None and needed > 0.8 * room:
+    raise DataError(
+      f"data.cache 'memory' would take {needed / 1e9:.1f} GB for {seconds / 3600:.1f} h of audio, "
+      f"and {room / 1e9:.1f} GB are free; set --data.cache none to stream it"
+    )
+
+
+def _free_bytes() -> int | None:
+  """Memory that could be used, caches included; None where the system does not say."""
+  try:
+    with open("/proc/meminfo", encoding="ascii") as lines:
+      return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
+  except (OSError, StopIteration, ValueError):
+    return None
+
+
 class WaveCache:
   """Every recording of a data set, decoded once: mono f32 at the target rate, in memory.
 
@@ -118,6 +137,11 @@ class WaveCache:
     self._rate = dataset.cfg.sample_rate
     self._waves: dict[tuple[int, int], np.ndarray | str] = {}
     keys = [(s, int(i)) for s in range(len(dataset.sources)) for i in dataset.recordings_of(s)]
+
+    sources = dataset.sources
+    _check_room(
+      sum(float(sources[s].frames[i]) / float(sources[s].rates[i]) for s, i in keys), self._rate
+    )
 
     def load(number: int) -> None:
       self._waves[keys[number]] = self._decode(*keys[number])

@@ -54,6 +54,8 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
     raise WeightsError(f"{path}: no such weight file{_where_to_find(Path(path).stem)}")
   content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
   config = content.get("config") or {}
+  if not isinstance(config, Mapping):
+    raise WeightsError(f"{path}: its config is no group of named values; not a Dasheng file")
   layout = "bare state dict"
   state = content
   if isinstance(content.get("model"), Mapping):
@@ -66,7 +68,8 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
     complete = any(name.startswith("decoder.") for name in state)
     layout = "complete autoencoder" if complete else "Hugging Face"
     state = {name.removeprefix("encoder."): x for name, x in state.items()}
-  if "time_pos_embed" not in state or "patch_embed.proj.weight" not in state:
+  ranks = {"time_pos_embed": 4, "patch_embed.proj.weight": 4}
+  if any(name not in state or state[name].ndim != rank for name, rank in ranks.items()):
     shown = ", ".join(list(state)[:3]) or "no tensor at all"
     raise WeightsError(f"{path}: not a Dasheng encoder (it holds {shown})")
   clamp = content.get("clamp")
@@ -86,9 +89,16 @@ def _read_safetensors(path: Path) -> dict:
       f"{path}: not a readable safetensors file ({reason}); download it again"
     ) from None
   if "config" in notes:
-    content = {"model": content, "config": json.loads(notes["config"])}
+    content = {"model": content, "config": _parsed(notes["config"])}
     content |= {"clamp": notes["clamp"]} if "clamp" in notes else {}
   return content
+
+
+def _parsed(text: str) -> object:
+  try:
+    return json.loads(text)
+  except ValueError:
+    return text
 
 
 def _where_to_find(stem: str) -> str:
@@ -118,6 +128,12 @@ def config_of(
     )
   hidden = file.state.get("blocks.0.mlp.fc1.weight")
   ratio = 4.0 if hidden is None else hidden.shape[0] / width
+  stride = file.config.get("patch_stride")
+  if stride is not None and list(stride) != [mel_bins, frames]:
+    raise WeightsError(
+      f"{source}: its patches of {mel_bins} x {frames} step by {list(stride)}; overlapping patches "
+      "are not Dasheng's"
+    )
   base = known or DashengConfig(decoder=DecoderConfig())
   try:
     encoder = EncoderConfig(width, depth, int(heads), ratio, file.state["time_pos_embed"].shape[-1])

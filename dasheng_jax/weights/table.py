@@ -131,6 +131,8 @@ def _gather(
       continue
     used.add(name)
     raw = np.asarray(state[name])
+    if raw.dtype.name in ("float16", "bfloat16"):
+      raw = raw.astype(np.float32)  # half-precision files; parameters are float32 here
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
       problems.append(f"{name} holds NaN or infinity")
     # Sizes are compared first, since a regrouping of the wrong number of elements cannot even be

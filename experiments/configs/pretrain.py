@@ -12,6 +12,10 @@ from experiments.training.optim import OptimConfig
 from pipelines import DataConfig
 from pipelines.mel import DASHENG_MEL
 
+# Runs that only make sense on someone's own audio name none, so that nobody trains for a week on
+# the synthetic corpus because of a forgotten flag.
+NO_SOURCE = ("unset",)
+
 
 @dataclasses.dataclass(frozen=True)
 class KnnConfig:
@@ -43,7 +47,7 @@ def _published(size: str, about: str, remat: str = "none") -> PretrainConfig:
   return PretrainConfig(
     about=about,
     model=SIZES[size].with_compute(dtype="bfloat16", remat=remat),
-    data=DataConfig(holdout=0.001),
+    data=DataConfig(source=NO_SOURCE, holdout=0.001),
   )
 
 
@@ -56,7 +60,11 @@ def _published(size: str, about: str, remat: str = "none") -> PretrainConfig:
 # 60 dB below its maximum are noise floor.
 _SMALL_PATCHES = 16
 _SMALL_DATA = DataConfig(
-  crop_seconds=0.04 * _SMALL_PATCHES, crop="random", cache="memory", holdout=0.05
+  source=NO_SOURCE,
+  crop_seconds=0.04 * _SMALL_PATCHES,
+  crop="random",
+  cache="memory",
+  holdout=0.05,
 )
 _SMALL_MEL = dataclasses.replace(DASHENG_MEL, clamp="sample", top_db=60.0)
 

@@ -50,8 +50,15 @@ class BeforeAfter:
     return cls(tasks, pooling, k, rivals, workdir / FILE)
 
   def results(self) -> dict[str, dict[str, Any]]:
-    """{features: {task: result}} so far."""
-    return json.loads(self.path.read_text()) if self.path.exists() else {}
+    """{features: {task: result}} so far; figures of other settings do not count."""
+    if not self.path.exists():
+      return {}
+    found = json.loads(self.path.read_text())
+    return found["results"] if found.get("settings") == self._settings() else {}
+
+  def _settings(self) -> dict[str, Any]:
+    clips = {t.name: len(t) for t in self.tasks}
+    return {"pooling": self.pooling, "k": self.k, "clips": clips}
 
   def encoder(self, name: str, cfg: DashengConfig, variables: Mapping[str, Any]) -> None:
     """Evaluates an encoder's {"params", "batch_stats"} on every task."""
@@ -73,7 +80,8 @@ class BeforeAfter:
       found[task.name] = result.as_dict()
     self.path.parent.mkdir(parents=True, exist_ok=True)
     part = self.path.with_name(FILE + ".part")
-    part.write_text(json.dumps({**self.results(), name: found}, indent=2) + "\n")
+    content = {"settings": self._settings(), "results": {**self.results(), name: found}}
+    part.write_text(json.dumps(content, indent=2) + "\n")
     part.replace(self.path)
 
   def line(self, name: str) -> str:

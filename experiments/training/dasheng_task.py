@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from dasheng_jax.blocks import stack_layers
 from dasheng_jax.config import DashengConfig
 from dasheng_jax.mae import init_variables, pretrain_loss
 from dasheng_jax.sharding import PARAM_AXES
@@ -39,12 +40,17 @@ def dasheng_task(cfg: DashengConfig) -> Task:
 
 
 def encoder_of(state: TrainState) -> dict[str, Any]:
-  """The encoder's {"params", "batch_stats"}: the moving average where the run keeps one."""
+  """The encoder's {"params", "batch_stats"}, layers stacked: the moving average if there is one."""
   params = state.params if state.ema is None else state.ema
-  return {"params": params["encoder"], "batch_stats": state.model_state["encoder"]}
+  encoder = params["encoder"]
+  if "layers" not in encoder["blocks"]:  # weight files and evaluation know the scanned form alone
+    encoder = {**encoder, "blocks": stack_layers(encoder["blocks"])}
+  return {"params": encoder, "batch_stats": state.model_state["encoder"]}
 
 
 def for_evaluation(cfg: DashengConfig) -> DashengConfig:
   """The same encoder, with features that do not depend on a clip's neighbours in its batch."""
   mel = dataclasses.replace(cfg.mel, clamp="sample")
-  return dataclasses.replace(cfg, mel=mel).with_compute(dtype="float32", remat="none")
+  return dataclasses.replace(cfg, mel=mel).with_compute(
+    dtype="float32", remat="none", scan=True, attention="xla"
+  )

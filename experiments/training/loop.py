@@ -36,8 +36,6 @@ from experiments.training.task import Task
 from pipelines import to_device
 
 FIELDS = ("wave", "valid", "labels", "mask")
-# The exit code of a process that SIGTERM ended, as shells and schedulers expect it.
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +50,8 @@ class LoopConfig:
   save_every: int = 1_000  # a checkpoint, and at the end
   keep: int = 2  # latest checkpoints that stay
   keep_best: int = 1  # checkpoints with the lowest validation loss that stay besides
-  max_skipped_in_row: int = (
-    20  # batches in a row without a finite loss and gradient before giving up
-  )
+  # batches in a row without a finite loss, gradient and update before the run gives up
+  max_skipped_in_row: int = 20
   max_skipped: int = 1_000  # the same over the whole run
 
   def __post_init__(self):

@@ -125,9 +125,9 @@ DECAY: dict[str, tuple[tuple[str, bool], ...]] = {
   "everything": ((r"", True),),
   # Common practice: weights of linear and convolution layers alone.
   "matrices": (
-    (r"(^|/)(bias|scale)$", False),
-    (r"(pos_embed|position|positions|token)$", False),
-    (r"(^|/)(kernel|embedding)$", True),
+    (r"(^|/|_)(bias|scale)$", False),
+    (r"(pos_embed|positions/(time|freq)|token)$", False),
+    (r"(^|/|_)(kernel|embedding)$", True),
   ),
 }
 

@@ -1,6 +1,7 @@
 """A table of recordings: .csv, .tsv or .jsonl with a column `path` (or `filename`)."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -56,11 +57,18 @@ def _rows(manifest: str) -> Iterator[tuple[int, dict]]:
   except UnicodeDecodeError as error:
     raise DataError(f"manifest {manifest} is not UTF-8 text ({error.reason})") from None
   if suffix == ".jsonl":
-    for line, item in enumerate(text.splitlines(), 1):
+    for line, item in enumerate(text.split("\n"), 1):
       if item.strip():
         yield line, _json_row(manifest, line, item)
     return
-  reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
+  try:
+    yield from _table_rows(manifest, text, "\t" if suffix == ".tsv" else ",")
+  except csv.Error as error:
+    raise DataError(f"manifest {manifest} is no sound table: {error}") from None
+
+
+def _table_rows(manifest: str, text: str, delimiter: str) -> Iterator[tuple[int, dict]]:
+  reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
   if not set(_PATH_COLUMNS) & set(reader.fieldnames or ()):
     found = ", ".join(reader.fieldnames or ()) or "none"
     raise DataError(f"manifest {manifest} has no column path or filename; its columns: {found}")

@@ -12,6 +12,7 @@ from dasheng_jax.config import (
   DEC_25M,
   DEC_56M,
   SIZES,
+  ComputeConfig,
   DashengConfig,
   DecoderConfig,
   EncoderConfig,
@@ -121,6 +122,12 @@ def test_model_table():
     (lambda: published("dasheng-base"), "no published model.*did you mean dasheng_base"),
     (lambda: EncoderConfig(width=96, heads=5), r"width 96 is not divisible by 5 heads; try heads"),
     (lambda: DecoderConfig(width=10, heads=4), "model.decoder.width 10 is not divisible"),
+    (lambda: DashengConfig(target_norm="pach"), "model.target_norm is 'pach'; choose from patch"),
+    (lambda: ComputeConfig(dtype="bf16"), "model.compute.dtype is 'bf16'; choose from float32"),
+    (
+      lambda: DashengConfig(EncoderConfig(width=65, heads=5), position_init="sincos"),
+      "needs even widths; 65 is odd",
+    ),
     (lambda: DecoderConfig(heads=0), "model.decoder.heads is 0"),
     (lambda: EncoderConfig(width=-1), "model.encoder.width is -1"),
     (lambda: EncoderConfig(depth=0), "model.encoder.depth is 0"),
@@ -130,7 +137,7 @@ def test_model_table():
     (lambda: DashengConfig(patch_frames=0), "model.patch_frames is 0"),
   ],
 )
-def test_mistakes_are_answered_in_one_line(make, message):
+def test_mistakes_are_answered_in_one_line(unchecked, make, message):
   with pytest.raises(ConfigError, match=message) as caught:
     make()
   assert "\n" not in str(caught.value)

@@ -79,3 +79,15 @@ def test_patches_are_mel_major_and_come_back():
   assert patches.shape == (2, 2, 256)
   assert patches[1, 1, 5 * 4 + 3] == log_mel[1, 5, 4 + 3]
   np.testing.assert_array_equal(unpatchify(patches, 4), log_mel[:, :, :8])
+
+
+def test_patches_that_do_not_count_move_no_global_target():
+  target = np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)
+  counted = np.array([[True] * 4, [True, True, False, False], [False] * 4])
+  first = np.asarray(normalise_target(jnp.asarray(target), "global", jnp.asarray(counted)))
+  target[~counted] += 50.0
+  second = np.asarray(normalise_target(jnp.asarray(target), "global", jnp.asarray(counted)))
+  np.testing.assert_allclose(second[counted], first[counted], atol=1e-5)
+  np.testing.assert_allclose(first[counted].std(ddof=1), 1.0, atol=1e-5)
+  every = normalise_target(jnp.asarray(target), "global", jnp.ones((3, 4), bool))
+  np.testing.assert_allclose(every, normalise_target(jnp.asarray(target), "global"), atol=1e-5)

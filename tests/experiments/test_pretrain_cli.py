@@ -127,6 +127,7 @@ def test_a_manifest_whose_sample_rate_is_no_number(capsys, debug, tmp_path):
     (("--knn.tasks", "esc10=/not/there"), ("/not/there",)),
     (("--model.encoder.heads", "5"), ("heads",)),
     (("--loop.batch_size", "0"), ("--loop.batch_size 0", "at least 1")),
+    (("--data.source", "unset"), ("--data.source: name a folder",)),
     (("--loop.seed", "-1"), ("--loop.seed -1", "at least 0")),
     (("--optim.peak_lr", "inf"), ("optim.peak_lr=inf", "finite")),
     (("--model.mel.hop_length", "0"), ("mel.hop_length is 0",)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import pipelines.batch
-from pipelines import DataConfig, DataError, batches, evaluation_batches, open_dataset
+from pipelines import DataConfig, DataError, batches, evaluation_batches, open_dataset, reader
 from pipelines.dataset import Dataset, is_held_out
 from pipelines.shards import ShardPlan, write_shards
 from tests.pipelines.conftest import tone
@@ -205,3 +205,13 @@ def test_tensorflow_sees_no_accelerator(library):
   dataset = open_dataset(DataConfig(source=(str(library("set", 4)),), crop_seconds=0.05))
   next(batches(dataset, batch_size=2, seed=0, steps=1))
   assert tf.config.get_visible_devices("GPU") == []
+
+
+def test_more_audio_than_memory_is_refused(monkeypatch):
+  monkeypatch.setattr(reader, "_free_bytes", lambda: 1000)
+  dataset = open_dataset(DataConfig(source=("synthetic:4",), cache="memory", crop_seconds=1.0))
+  with (
+    pytest.raises(DataError, match=r"data.cache 'memory' would take .* set --data.cache none"),
+    batches(dataset, batch_size=2, seed=0) as stream,
+  ):
+    next(stream)

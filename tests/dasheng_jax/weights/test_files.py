@@ -303,6 +303,34 @@ def test_the_clamp_of_training_comes_back(tmp_path, tiny, suffix):
   assert load_encoder(path, clamp="batch")[0].args[0].mel.clamp == "batch"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_files_give_float32_parameters(tmp_path, save, tiny_state, tiny, dtype):
+  half = np.dtype(dtype) if dtype == "float16" else jnp.bfloat16
+  state = {
+    name: x.astype(half) if x.dtype == np.float32 else x
+    for name, x in tiny_state.items()
+    if not name.startswith("front_end")
+  }
+  _, variables = read_encoder(save(state), heads=4)
+  for one, other in zip(jax.tree.leaves(variables), jax.tree.leaves(tiny[1]), strict=True):
+    assert one.dtype == other.dtype
+    np.testing.assert_allclose(one, other, rtol=2**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", ["not json", "[1]"])
+def test_a_foreign_config_is_refused(tmp_path, tiny_state, config):
+  save_file(tiny_state, tmp_path / "x.safetensors", metadata={"config": config})
+  with pytest.raises(WeightsError, match="config is no group of named values"):
+    load_encoder(tmp_path / "x.safetensors")
+
+
+def test_overlapping_patches_are_refused(tmp_path, tiny_state):
+  config = {"num_heads": 4, "patch_stride": [64, 2]}
+  save_file(tiny_state, tmp_path / "x.safetensors", metadata={"config": json.dumps(config)})
+  with pytest.raises(WeightsError, match=r"step by \[64, 2\]; overlapping"):
+    load_encoder(tmp_path / "x.safetensors")
+
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
   torch = pytest.importorskip("torch")
   path, trace = tmp_path / "evil.pt", tmp_path / "ran"

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dasheng_jax.config import SIZES
+from dasheng_jax.mae import init_variables
 from experiments.training.errors import UsageError
 from experiments.training.optim import (
   OptimConfig,
@@ -14,6 +16,7 @@ from experiments.training.optim import (
   learning_rate,
   make_optimiser,
 )
+from experiments.training.paths import leaves_by_path
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "optimiser.npz"
 
@@ -135,6 +138,19 @@ def test_decay_acts_where_the_table_says():
 def test_bad_fields_are_refused(fields, message):
   with pytest.raises(UsageError, match=message):
     OptimConfig(**fields)
+
+
+@pytest.mark.parametrize("name", ["dasheng_base", "dasheng_micro"])
+def test_decay_of_matrices_alone_in_dasheng(name):
+  shapes = jax.eval_shape(lambda: init_variables(SIZES[name], jax.random.key(0)))["params"]
+  mask = leaves_by_path(decay_mask(OptimConfig(decay="matrices"), shapes))
+  assert {p.rsplit("/", 1)[-1] for p, on in mask.items() if on} == {
+    "kernel",
+    "qkv_kernel",
+    "out_kernel",
+  }
+  off = {p.rsplit("/", 1)[-1] for p, on in mask.items() if not on}
+  assert {"bias", "qkv_bias", "scale", "time", "freq", "mask_token", "pos_embed"} <= off
 
 
 def test_warmup_longer_than_the_run_is_refused():

@@ -212,7 +212,8 @@ def is_held_out(name: str, share: float) -> bool:
 def _select(source: Source, cfg: DataConfig, part: str) -> Part:
   chosen = np.arange(len(source.frames))
   if part != "all" and cfg.holdout:
-    held = np.fromiter((is_held_out(str(n), cfg.holdout) for n in source.ids), bool, len(chosen))
+    origins = getattr(source, "origins", source.ids)
+    held = np.fromiter((is_held_out(str(n), cfg.holdout) for n in origins), bool, len(chosen))
     chosen = np.flatnonzero(held if part == "holdout" else ~held)
   counts = crops.clip_counts(
     np.asarray(source.frames)[chosen], np.asarray(source.rates)[chosen], cfg

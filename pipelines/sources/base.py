@@ -60,6 +60,9 @@ class EncodedSource:
       table = columns.take(table, usable)
     self.table = table
     self.ids: Sequence[str] = table["ids"]
+    # Recordings of one origin are never split between training and the part held out.
+    origins = table.get("origins")
+    self.origins: Sequence[str] = self.ids if origins is None else origins
     self.frames: np.ndarray = table["frames"]
     self.rates: np.ndarray = table["rates"]
     labels = table.get("labels")

@@ -1,5 +1,6 @@
 """A table of recordings: .csv, .tsv or .jsonl with a column `path` (or `filename`)."""
 
+import collections
 import csv
 import io
 import json
@@ -18,6 +19,10 @@ from pipelines.sources.base import EncodedSource
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _PATH_COLUMNS = ("path", "filename")
+
+
+# More than any rate in Hz or position in seconds; sample counts stay within 64 bits.
+_LARGEST = 1e9
 
 
 class ManifestSource(EncodedSource):
@@ -101,8 +106,8 @@ def _number(manifest: str, line: int, row: dict, name: str) -> float | None:
     number = float(value)
   except (TypeError, ValueError):
     number = math.nan
-  if not math.isfinite(number) or number < 0:
-    raise DataError(f"{manifest}:{line} has {name} {value!r}; give a number that is not negative")
+  if not 0 <= number <= _LARGEST:
+    raise DataError(f"{manifest}:{line} has {name} {value!r}; give a number from 0 to {_LARGEST:g}")
   return number
 
 
@@ -112,6 +117,7 @@ def _table(manifest: str, rows, names, of_file, scan) -> dict[str, Column]:
   first, frames = np.zeros(count, np.int64), np.zeros(count, np.int64)
   rates = scan["rates"][of_file]
   ids, labels, reasons, seen = [], [], [], {}
+  names_seen = collections.Counter(names)
   for i, (line, row) in enumerate(rows):
     start = _number(manifest, line, row, "start")
     stop = _number(manifest, line, row, "stop")
@@ -139,6 +145,10 @@ def _table(manifest: str, rows, names, of_file, scan) -> dict[str, Column]:
     reasons.append(reason)
   return {
     "ids": PackedStrings.pack(ids),
+    # Parts of one file are heard alike, so they are held out together.
+    "origins": PackedStrings.pack(
+      [n if names_seen[n] > 1 else i for n, i in zip(names, ids, strict=True)]
+    ),
     "labels": PackedStrings.pack(labels),
     "reason": PackedStrings.pack(reasons),
     "frames": frames,

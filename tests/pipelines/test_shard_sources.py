@@ -79,6 +79,17 @@ def test_truncated_tar_keeps_what_is_whole(tmp_path):
   assert source.skipped == [("b", "x.tar ends inside this member")]
 
 
+@pytest.mark.parametrize("beyond", [0, 100])  # between two members; inside the next header
+def test_a_tar_cut_between_members_says_so(tmp_path, beyond):
+  write_tar(tmp_path / "x.tar", {"a.flac": flac(0), "b.flac": flac(1)})
+  first = 512 + -(-len(flac(0)) // 512) * 512
+  data = (tmp_path / "x.tar").read_bytes()
+  (tmp_path / "x.tar").write_bytes(data[: first + beyond])
+  source = open_source(f"{tmp_path}/x.tar", CFG)
+  assert list(source.ids) == ["a"]
+  assert source.skipped == [("x.tar#end", "x.tar has no end mark; its last members may be missing")]
+
+
 def test_wrong_tars(tmp_path):
   (tmp_path / "a.tar").write_bytes(b"no tar file at all" * 100)
   with pytest.raises(DataError, match="is not an uncompressed tar file"):

@@ -124,9 +124,32 @@ def test_manifest(library, suffix):
   assert dataset.labels.tolist() == [1, 0, 1, -1]
 
 
+def test_parts_of_one_file_are_held_out_together(library):
+  folder = library("set", 6, seconds=1.0)
+  parts = [{"path": f"{n:03}.flac", "start": 0.1 * k} for n in range(6) for k in range(5)]
+  _write_table(folder / "t.csv", parts)
+  cfg = DataConfig(source=(str(folder / "t.csv"),), holdout=0.5, crop_seconds=0.1)
+  files = []
+  for part in ("train", "holdout"):
+    dataset = open_dataset(cfg, part=part)
+    ids = dataset.sources[0].ids
+    files.append({ids[int(i)].split("@")[0] for i in dataset.recordings_of(0)})
+  assert not files[0] & files[1]
+  assert len(files[0] | files[1]) == 6
+
+
+def test_a_line_separator_in_a_name_is_no_line_end(library):
+  folder = library("set", 1)
+  (folder / "a\u2028b.flac").write_bytes((folder / "000.flac").read_bytes())
+  (folder / "t.jsonl").write_text('{"path": "a\u2028b.flac"}\n', encoding="utf-8")
+  assert list(open_source(str(folder / "t.jsonl"), CFG).ids) == ["a\u2028b.flac"]
+
+
 @pytest.mark.parametrize(
   ("row", "message"),
   [
+    ({"path": "000.flac", "start": 1e306}, r"t\.csv:2 has start '1e\+306'; give a number from 0"),
+    ({"path": "x" * 200_000}, r"t\.csv is no sound table: field larger"),
     ({"path": "000.flac", "sample_rate": 44100}, r"t\.csv:2 says 000\.flac .*44100 Hz.* 16000 Hz"),
     ({"path": "000.flac", "start": "soon"}, r"t\.csv:2 has start 'soon'"),
     ({"path": "000.flac", "start": 2, "stop": 1}, r"t\.csv:2 has stop 1 s not after start 2 s"),

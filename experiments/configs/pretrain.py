@@ -104,7 +104,7 @@ EXPERIMENTS: dict[str, PretrainConfig] = {
     optim=OptimConfig(
       peak_lr=2e-3, schedule="cosine", warmup_steps=50, final_fraction=0.01, beta2=0.95
     ),
-    loop=LoopConfig(steps=1200, batch_size=64, log_every=5, validate_every=200, save_every=400),
+    loop=LoopConfig(steps=900, batch_size=64, log_every=5, validate_every=150, save_every=300),
     knn=KnnConfig(tasks=("synthetic",)),
   ),
   "debug": PretrainConfig(

@@ -9,11 +9,13 @@ and a reconstruction as pictures, and the k-NN accuracy before and after where t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,9 @@ MAY_DIFFER = (
 )
 
 
+NAMED_AT_START = 20  # unusable recordings
+
+
 def main(cfg: PretrainConfig) -> int:
   """Runs one configuration; the exit code."""
   if not cfg.dry_run:
@@ -101,6 +106,7 @@ def main(cfg: PretrainConfig) -> int:
   held_out = open_dataset(cfg.data, "holdout", cfg.loop.seed) if cfg.data.holdout else None
   comparison = _comparison(cfg, workdir)
   _say(_introduction(cfg, task, optimiser, mesh, trainset, held_out))
+  _say_unusable(trainset.skipped)
 
   run = Run(
     task=task,
@@ -121,8 +127,18 @@ def main(cfg: PretrainConfig) -> int:
   except Interrupted as interrupted:
     _say(f"pretrain: {interrupted}")
     return 128 + interrupted.signal_number
+  bad = (*trainset.skipped, *outcome.bad_recordings)
+  outcome = dataclasses.replace(outcome, bad_recordings=bad)
   _finish(cfg, task, optimiser, mesh, outcome, held_out, comparison, workdir, began)
   return 0
+
+
+def _say_unusable(skipped: Sequence[tuple[str, str]]) -> None:
+  """Names what indexing left out; the rest of a long list is in the run's unusable.json."""
+  for name, reason in skipped[:NAMED_AT_START]:
+    _say(f"unusable recording {name}: {reason}; left out")
+  if len(skipped) > NAMED_AT_START:
+    _say(f"and {len(skipped) - NAMED_AT_START} more, listed in unusable.json at the end")
 
 
 def _comparison(cfg: PretrainConfig, workdir: Path) -> BeforeAfter | None:
@@ -220,6 +236,8 @@ def _finish(
       summary |= _pace_of(workdir / "summary.json")
     record = {**summary, "knn": comparison.results()} if comparison else summary
     _write_json(workdir / "summary.json", record)
+    bad = [{"recording": name, "reason": reason} for name, reason in outcome.bad_recordings]
+    _write_json(workdir / "unusable.json", bad)
     _say("\n" + block(summary))
     if comparison is not None:
       _say("\nk-NN accuracy, one group left out at a time\n" + comparison.table())

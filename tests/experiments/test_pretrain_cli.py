@@ -150,3 +150,11 @@ def test_help_ends_well(capsys):
   for name, cfg in EXPERIMENTS.items():
     assert name in out
     assert cfg.about
+
+
+def test_every_unusable_recording_is_named(capsys):
+  pretrain._say_unusable([(f"{n}.wav", "is empty") for n in range(25)])
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[3] == "unusable recording 3.wav: is empty; left out"
+  assert len(lines) == pretrain.NAMED_AT_START + 1
+  assert lines[-1] == "and 5 more, listed in unusable.json at the end"

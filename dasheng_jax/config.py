@@ -6,6 +6,7 @@ released weights differ.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import difflib
 import math
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from dasheng_jax.errors import ConfigError
-from pipelines.mel import DASHENG_MEL, MelConfig
+from pipelines.mel import DASHENG_MEL, MelConfig, empty_filters
 
 TargetNorm = Literal["patch", "global", "none"]
 BatchNormGradient = Literal["exact", "torch_cpu"]
@@ -36,6 +37,21 @@ def _check_stack(field: str, stack: EncoderConfig | DecoderConfig) -> None:
       f"{field}.width {width} is not divisible by {heads} heads; try heads "
       + " or ".join(map(str, sorted(best)))
     )
+
+
+def _check_mel(mel: MelConfig) -> None:
+  """ConfigError where mel filters are narrower than the steps of the FFT and so hear nothing."""
+  empty = empty_filters(mel)
+  if not empty:
+    return
+  # An FFT bin lies within two filters at most, so no more than twice as many filters can all hear.
+  some = range(1, min(mel.mel_bins, mel.n_fft + 3))
+  fits = bisect.bisect(some, 0, key=lambda n: empty_filters(dataclasses.replace(mel, mel_bins=n)))
+  fewer = f"{fits} or fewer, or " if fits else ""
+  raise ConfigError(
+    f"model.mel.mel_bins {mel.mel_bins}: {empty} of them lie between two bins of an FFT of "
+    f"{mel.n_fft} points and would hear nothing; use {fewer}a larger model.mel.n_fft"
+  )
 
 
 def _check_choices(prefix: str, config: object) -> None:
@@ -139,6 +155,7 @@ class DashengConfig:
 
   def __post_init__(self):
     _check_choices("model", self)
+    _check_mel(self.mel)
     odd = [n for n in (self.encoder.width, self.decoder.width) if n % 2]
     if self.position_init == "sincos" and odd:
       raise ConfigError(f"model.position_init 'sincos' needs even widths; {odd[0]} is odd")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -15,26 +17,29 @@ def normalise_target(
 ) -> Float[Array, "b t p"]:
   """Targets in dB, normalised as `kind` says.
 
-  "patch" normalises each patch, "global" the whole batch at once (of it the patches that are
-  `counted`, where some are padding), "none" nothing. Both use the
-  unbiased variance and eps 1e-6. A constant patch (digital silence) becomes exactly 0: one of its
-  elements is subtracted first, since the float32 mean of equal numbers can be off by a rounding
-  step, which 1 / sqrt(1e-6) would magnify a thousandfold (reference text, section 6).
+  "patch" normalises each patch, "global" the whole batch at once, "none" nothing. Both use the
+  unbiased variance and eps 1e-6. counted: patches that are no padding, whose elements alone enter
+  the statistics of "global"; None means all. A constant patch (digital silence) becomes exactly 0:
+  one of its elements is subtracted first, since the float32 mean of equal numbers can be off by a
+  rounding step, which 1 / sqrt(1e-6) would magnify a thousandfold (reference text, section 6).
   """
   if kind == "none":
     return target
-  axes = (2,) if kind == "patch" else (0, 1, 2)
-  anchor = target[:, :, :1] if kind == "patch" else target[:1, :1, :1]
+  per_patch = kind == "patch"
+  axes: tuple[int, ...] = (2,) if per_patch else (0, 1, 2)
+  anchor = target[:, :, :1] if per_patch else target[:1, :1, :1]
+  where = None if per_patch or counted is None else counted[:, :, None]
+  values: int | Array = math.prod(target.shape[axis] for axis in axes)
+  if where is not None:
+    # Where nothing counts, nothing enters the loss either: 2 only keeps it from being 0 / 0.
+    values = jnp.maximum(jnp.sum(where) * target.shape[2], 2)
+
+  def total(x: Array) -> Array:
+    return jnp.sum(x, axis=axes, keepdims=True, where=where)
+
   shifted = target - anchor
-  centred = shifted - jnp.mean(shifted, axis=axes, keepdims=True)
-  count: float | Array = target.shape[2] if kind == "patch" else target.size
-  if kind == "global" and counted is not None:
-    weight = jnp.broadcast_to(counted[:, :, None], target.shape).astype(jnp.float32)
-    count = jnp.maximum(jnp.sum(weight), 2.0)
-    centred = shifted - jnp.sum(shifted * weight) / count
-    variance = jnp.sum(jnp.square(centred) * weight) / (count - 1)
-    return centred / jnp.sqrt(variance + TARGET_EPS)
-  variance = jnp.sum(jnp.square(centred), axis=axes, keepdims=True) / (count - 1)
+  centred = shifted - total(shifted) / values
+  variance = total(jnp.square(centred)) / (values - 1)
   return centred / jnp.sqrt(variance + TARGET_EPS)
 
 

@@ -64,23 +64,20 @@ def reconstruct(
   masking: Masking,
   train: bool = False,
   valid: Bool[Array, "b t"] | None = None,
-  rows: Bool[Array, " b"] | None = None,
+  counted: Bool[Array, "b t"] | None = None,
 ) -> tuple[Float[Array, "b t p"], Float[Array, "b t p"], Variables]:
   """(prediction, normalised target, batch statistics) for a log-mel batch and a mask.
 
-  valid, rows: patches and clips that are no padding.
+  valid: patches that are no padding; the others are not attended to and move no statistics.
+  counted: patches that enter a target normalised over the batch, which those of padding clips do
+  not either. None means all, in both.
 
   The target is the raw log-mel in dB, not the output of the input normalisation.
   """
   pred, updated = MaskedAutoencoder(cfg).apply(
     variables, log_mel, masking, train, valid, mutable=["batch_stats"] if train else []
   )
-  patches = patchify(log_mel, cfg.patch_frames)
-  counted = valid
-  if rows is not None:
-    every = jnp.ones(patches.shape[:2], bool) if valid is None else valid
-    counted = every & rows[:, None]
-  target = normalise_target(patches, cfg.target_norm, counted)
+  target = normalise_target(patchify(log_mel, cfg.patch_frames), cfg.target_norm, counted)
   return pred, target, updated.get("batch_stats", variables["batch_stats"])
 
 
@@ -99,23 +96,28 @@ def pretrain_loss(
 
   The mask is a pure function of `key`. No gradient flows into the log-mel. valid: samples of each
   row before its padding, which count with `cfg.padding` "ignore" alone. rows: True for rows that
-  enter the loss (evaluation pads its last batch). Raises ConfigError, at trace time, for crops that
-  are too short to mask or longer than the time table.
+  enter the loss (evaluation pads its last batch). Metrics: "counted", the number of hidden patches
+  that entered the loss. Raises ConfigError, at trace time, for crops that are too short to mask or
+  longer than the time table.
   """
   batch, patches = wave.shape[0], check_crop(cfg, wave.shape[1])
   log_mel = jax.lax.stop_gradient(compute_log_mel(wave, cfg.mel))
   masking = random_mask(key, batch, patches, cfg.mask_ratio, cfg.mask_group)
-  real = None
+  valid_patches = None
   if cfg.padding == "ignore" and valid is not None:
     # A patch that holds any audio counts; a row always has one, or its attention would be void.
     starts = jnp.arange(patches) * cfg.patch_samples
-    real = starts[None] < jnp.maximum(valid, 1)[:, None]
-  variables = {"params": params, "batch_stats": batch_stats}
-  pred, target, batch_stats = reconstruct(cfg, variables, log_mel, masking, train, real, rows)
-  counted = masking.hidden if real is None else masking.hidden & real
+    valid_patches = starts[None] < jnp.maximum(valid, 1)[:, None]
+  counted = valid_patches
   if rows is not None:
-    counted = counted & rows[:, None]
-  return masked_mse(pred, target, counted), (batch_stats, {})
+    counted = rows[:, None] & (jnp.ones((batch, patches), bool) if counted is None else counted)
+  variables = {"params": params, "batch_stats": batch_stats}
+  pred, target, batch_stats = reconstruct(
+    cfg, variables, log_mel, masking, train, valid_patches, counted
+  )
+  scored = masking.hidden if counted is None else masking.hidden & counted
+  metrics = {"counted": jnp.sum(scored, dtype=jnp.float32)}
+  return masked_mse(pred, target, scored), (batch_stats, metrics)
 
 
 def check_crop(cfg: DashengConfig, samples: int) -> int:

@@ -9,7 +9,6 @@ and a reconstruction as pictures, and the k-NN accuracy before and after where t
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -40,13 +39,16 @@ from experiments.training.mesh import (
   imagined_mesh,
   make_mesh,
 )
-from experiments.training.metrics import block
+from experiments.training.metrics import block, write_json
 from experiments.training.optim import Optimiser, make_optimiser
 from experiments.training.run_pictures import draw_pictures
 from experiments.training.state import TrainState, abstract_state, init_state, state_placements
 from experiments.training.step import train_step
 from experiments.training.task import Task
+from experiments.training.unusable import Unusable
 from pipelines import Dataset, batches, evaluation_batches, open_dataset
+from pipelines.ledger import Ledger
+from pipelines.sources import Source
 
 # Fields that may change when a run goes on: they move no bit of what it computes.
 MAY_DIFFER = (
@@ -72,8 +74,12 @@ MAY_DIFFER = (
 NAMED_AT_START = 20  # unusable recordings
 
 
-def main(cfg: PretrainConfig) -> int:
-  """Runs one configuration; the exit code."""
+def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
+  """Runs one configuration; the exit code.
+
+  sources: recordings that are open already, such as a `pipelines.ArraySource` of waves in memory;
+    they take the place of `cfg.data.source`.
+  """
   if not cfg.dry_run:
     join_cluster()
   task = dasheng_task(cfg.model)
@@ -91,7 +97,7 @@ def main(cfg: PretrainConfig) -> int:
   if cfg.dry_run:
     print(dry_run(cfg, task, optimiser))
     return 0
-  if cfg.data.source == NO_SOURCE:
+  if cfg.data.source == NO_SOURCE and not sources:
     raise UsageError(
       "--data.source: name a folder of audio, a manifest or shards (or synthetic, to try it out)"
     )
@@ -102,8 +108,11 @@ def main(cfg: PretrainConfig) -> int:
 
   workdir = Path(cfg.workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  trainset = open_dataset(cfg.data, "train", cfg.loop.seed)
-  held_out = open_dataset(cfg.data, "holdout", cfg.loop.seed) if cfg.data.holdout else None
+  ledger = Ledger(log=False)  # the loop names what is found, above its progress line
+  trainset = open_dataset(cfg.data, "train", cfg.loop.seed, sources, ledger)
+  held_out = None
+  if cfg.data.holdout:
+    held_out = open_dataset(cfg.data, "holdout", cfg.loop.seed, sources, ledger)
   comparison = _comparison(cfg, workdir)
   _say(_introduction(cfg, task, optimiser, mesh, trainset, held_out))
   _say_unusable(trainset.skipped)
@@ -120,6 +129,7 @@ def main(cfg: PretrainConfig) -> int:
     data=fingerprint(trainset),
     may_differ=MAY_DIFFER,
     clip_seconds=cfg.data.crop_seconds,
+    unusable=Unusable(workdir, ledger, trainset.skipped),
   )
   began = time.monotonic()
   try:
@@ -127,8 +137,6 @@ def main(cfg: PretrainConfig) -> int:
   except Interrupted as interrupted:
     _say(f"pretrain: {interrupted}")
     return 128 + interrupted.signal_number
-  bad = (*trainset.skipped, *outcome.bad_recordings)
-  outcome = dataclasses.replace(outcome, bad_recordings=bad)
   _finish(cfg, task, optimiser, mesh, outcome, held_out, comparison, workdir, began)
   return 0
 
@@ -138,7 +146,7 @@ def _say_unusable(skipped: Sequence[tuple[str, str]]) -> None:
   for name, reason in skipped[:NAMED_AT_START]:
     _say(f"unusable recording {name}: {reason}; left out")
   if len(skipped) > NAMED_AT_START:
-    _say(f"and {len(skipped) - NAMED_AT_START} more, listed in unusable.json at the end")
+    _say(f"and {len(skipped) - NAMED_AT_START} more, all listed in unusable.json")
 
 
 def _comparison(cfg: PretrainConfig, workdir: Path) -> BeforeAfter | None:
@@ -236,8 +244,6 @@ def _finish(
       summary |= _pace_of(workdir / "summary.json")
     record = {**summary, "knn": comparison.results()} if comparison else summary
     _write_json(workdir / "summary.json", record)
-    bad = [{"recording": name, "reason": reason} for name, reason in outcome.bad_recordings]
-    _write_json(workdir / "unusable.json", bad)
     _say("\n" + block(summary))
     if comparison is not None:
       _say("\nk-NN accuracy, one group left out at a time\n" + comparison.table())
@@ -323,7 +329,7 @@ def _pace_of(path: Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   old = json.loads(path.read_text(encoding="utf-8"))
-  names = ("resumed_at", "clips_per_second", "idle_share", "unusable_recordings", "seconds")
+  names = ("resumed_at", "clips_per_second", "idle_share", "seconds")
   return {name: old[name] for name in names if name in old}
 
 
@@ -336,9 +342,7 @@ def _on_host(tree: Any) -> Any:
 
 def _write_json(path: Path, content: Any) -> None:
   if jax.process_index() == 0:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_json(path, content)
 
 
 def _say(text: str) -> None:

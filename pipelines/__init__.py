@@ -16,6 +16,7 @@ _LAZY = {
   "batches": "pipelines.batch",
   "evaluation_batches": "pipelines.batch",
   "open_source": "pipelines.sources",
+  "ArraySource": "pipelines.sources.arrays",
 }
 
 __all__ = ["DataConfig", "DataError", "to_device", *_LAZY]

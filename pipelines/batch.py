@@ -49,8 +49,8 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
 
   @property
   def bad(self) -> Bad:
-    """Recordings that proved unusable so far, each replaced by a substitute."""
-    names = tuple(self._assembler.reader.bad.items())
+    """Recordings of the data set that proved unusable so far; others have taken their place."""
+    names = tuple(self._assembler.reader.dataset.bad.items())
     return Bad(len(names), names)
 
   def __next__(self) -> dict[str, np.ndarray]:
@@ -157,12 +157,11 @@ def _waves(dataset: Dataset) -> WaveCache | None:
 
 def _iterate(assembler: Assembler) -> BatchIterator:
   dataset = assembler.reader.dataset
-  if dataset.cfg.cache == "memory":
+  no_files = all(getattr(source, "in_memory", False) for source in dataset.sources)
+  if dataset.cfg.cache == "memory" or no_files:
     return BatchIterator(assembler, thread_steps(assembler))
   if importlib.util.find_spec("tensorflow") is not None:
     return BatchIterator(assembler, _tf_steps(assembler))
-  if all(spec.startswith("synthetic") for spec in dataset.cfg.source):
-    return BatchIterator(assembler, thread_steps(assembler))
   raise DataError(
     "reading audio as a stream needs TensorFlow: pip install tensorflow-cpu; or set data.cache "
     "'memory' for a set that fits in memory"

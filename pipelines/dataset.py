@@ -10,6 +10,7 @@ import numpy as np
 from pipelines import crops
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
+from pipelines.ledger import Ledger
 from pipelines.order import Order
 from pipelines.sources import Source, open_source
 
@@ -39,14 +40,27 @@ class Dataset:
     sources: the opened sources.
     skipped: (id, reason) of recordings that were found unusable while indexing.
     classes: class names that labels index, or None where no source has labels.
+    bad: recordings that proved unusable while reading, whoever read them.
   """
 
-  def __init__(self, cfg: DataConfig, sources: Sequence[Source], part: str = "all"):
+  def __init__(
+    self,
+    cfg: DataConfig,
+    sources: Sequence[Source],
+    part: str = "all",
+    bad: Ledger | None = None,
+  ):
     if part not in PARTS:
       raise DataError(f"part {part!r} is not one of {', '.join(PARTS)}")
     if part == "holdout" and not cfg.holdout:
       raise DataError("part 'holdout' is empty: set data.holdout to a share such as 0.05")
+    if cfg.weights and len(cfg.weights) != len(sources):
+      raise DataError(
+        f"data.weights has {len(cfg.weights)} entries for {len(sources)} sources; "
+        "give one per source or none"
+      )
     self.cfg, self.sources, self.part = cfg, tuple(sources), part
+    self.bad = Ledger() if bad is None else bad
     self._prefixes = _prefixes(self.sources)
     self.skipped = [
       (prefix + name, reason)
@@ -176,7 +190,13 @@ class Dataset:
     return text
 
 
-def open_dataset(cfg: DataConfig, part: str = "train", seed: int = 0) -> Dataset:
+def open_dataset(
+  cfg: DataConfig,
+  part: str = "train",
+  seed: int = 0,
+  sources: Sequence[Source] = (),
+  bad: Ledger | None = None,
+) -> Dataset:
   """Opens and indexes every source of a configuration.
 
   Args:
@@ -184,11 +204,14 @@ def open_dataset(cfg: DataConfig, part: str = "train", seed: int = 0) -> Dataset
     part: "train" (without the held-out recordings), "holdout" (those alone) or "all".
     seed: of the synthetic corpus. The part held out does not depend on it, so that runs with
       several seeds are validated on the same recordings.
+    sources: open already, such as an `ArraySource`; they take the place of cfg.source.
+    bad: takes note of what proves unusable while reading; several parts of a set may share it.
 
   Raises:
     DataError: missing, empty, or with more unusable recordings than cfg.max_bad_share.
   """
-  return Dataset(cfg, [open_source(spec, cfg, seed) for spec in cfg.source], part)
+  opened = sources or [open_source(spec, cfg, seed) for spec in cfg.source]
+  return Dataset(cfg, opened, part, bad)
 
 
 def check_share(bad: Sequence[tuple[str, str]], recordings: int, cfg: DataConfig) -> None:

@@ -115,6 +115,11 @@ def mel_filterbank(cfg: MelConfig) -> np.ndarray:
   return np.maximum(single(0), np.minimum(rising, falling))
 
 
+def empty_filters(cfg: MelConfig) -> int:
+  """How many mel filters fall between two FFT bins, and so hear nothing: 0 in a sound front end."""
+  return int(np.sum(~mel_filterbank(cfg).any(axis=0)))
+
+
 @functools.cache
 def _dft_matrix(n_fft: int) -> np.ndarray:
   """Windowed real DFT as one matrix, f32[n_fft, 2 * bins]: cosine columns, then sine columns."""

@@ -1,7 +1,5 @@
 """From a clip number to a filled row, with a substitute where the audio is unusable."""
 
-import logging
-import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +9,6 @@ from pipelines.dataset import Clip, Dataset, check_share
 from pipelines.errors import BadAudio, DataError
 
 _ATTEMPTS = 100
-_log = logging.getLogger("pipelines")
 
 
 class Row(NamedTuple):
@@ -22,40 +19,14 @@ class Row(NamedTuple):
   label: int
 
 
-class Ledger:
-  """Recordings that proved unusable while reading; shared by the threads of one iterator."""
-
-  def __init__(self, dataset: Dataset):
-    self._dataset = dataset
-    self._lock = threading.Lock()
-    self._reasons: dict[str, str] = {}
-
-  def add(self, name: str, reason: str) -> None:
-    """Notes and logs a recording once; raises DataError past the allowed share."""
-    with self._lock:
-      if name in self._reasons:
-        return
-      self._reasons[name] = reason
-      bad = list(self._reasons.items())
-    _log.warning("unusable audio %s: %s", name, reason)
-    check_share([*bad, *self._dataset.skipped], self._dataset.recordings_found, self._dataset.cfg)
-
-  def items(self) -> list[tuple[str, str]]:
-    """(id, reason) in the order of discovery."""
-    with self._lock:
-      return list(self._reasons.items())
-
-
 class ClipReader:
   """Reads clips of a data set into rows; may be called from many threads at once.
 
-  Attributes:
-    bad: the recordings that proved unusable so far.
+  What proves unusable goes to the data set's ledger; DataError past the allowed share.
   """
 
   def __init__(self, dataset: Dataset, seed: int, waves: "WaveCache | None" = None):
     self.dataset, self.seed, self._waves = dataset, seed, waves
-    self.bad = Ledger(dataset)
 
   def read(self, out: np.ndarray, position: int, epoch: int, example: int) -> Row:
     """Fills f32[samples] with a clip, or with a substitute if that clip is unusable.
@@ -70,7 +41,7 @@ class ClipReader:
       try:
         return self._read_clip(out, clip, epoch, example)
       except BadAudio as error:
-        self.bad.add(self.dataset.recording_id(clip), str(error))
+        self._note(clip, error)
       draw = order.hash64(order.stream(self.seed, "substitute"), position, attempt)[0]
       example = first + int(draw % np.uint64(count))
     raise DataError(
@@ -87,9 +58,14 @@ class ClipReader:
     try:
       return self._read_clip(out, clip, 0, example)
     except BadAudio as error:
-      self.bad.add(self.dataset.recording_id(clip), str(error))
+      self._note(clip, error)
     out[:] = 0.0
     return Row(0, self.dataset.clip_id(clip), self.dataset.label(clip))
+
+  def _note(self, clip: Clip, error: BadAudio) -> None:
+    dataset = self.dataset
+    if met := dataset.bad.add(dataset.recording_id(clip), str(error)):
+      check_share([*met, *dataset.skipped], dataset.recordings_found, dataset.cfg)
 
   def _read_clip(self, out: np.ndarray, clip: Clip, epoch: int, example: int) -> Row:
     dataset, cfg = self.dataset, self.dataset.cfg

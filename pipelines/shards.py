@@ -1,6 +1,7 @@
 """Writing shards: any source into a few large files that are quick to index and to read through."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -123,7 +124,7 @@ def _write_shard(path: str, kind: str, records, skipped: list, progress: Progres
         progress.add()
         if isinstance(record, BadAudio):
           name, reason = record.args
-          _log.warning("unusable audio %s: %s", name, reason)
+          _log.warning("unusable recording %s: %s; left out", name, reason)
           skipped.append((name, reason))
           continue
         offset, size = writer.add(record)
@@ -239,16 +240,14 @@ def _check_plan(path: str, content: dict) -> None:
     raise DataError(f"{path} belongs to other shards ({what}); choose another folder")
 
 
-class _one_line_for_full_disk:
-  def __init__(self, path: str, made: int):
-    self._path, self._made = path, made
-
-  def __enter__(self) -> None:
-    return None
-
-  def __exit__(self, kind, error, trace) -> None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-      raise DataError(
-        f"no space left to write {self._path}; finished shards are kept ({self._made} from this "
-        "run): free some space and run the same command again"
-      ) from None
+@contextlib.contextmanager
+def _one_line_for_full_disk(path: str, made: int) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      raise
+    raise DataError(
+      f"no space left to write {path}; finished shards are kept ({made} from this run): free some "
+      "space and run the same command again"
+    ) from None

@@ -68,6 +68,8 @@ class SyntheticSource:
   i32[n]; shards, always None. Nothing is stored: `read` makes the clip anew.
   """
 
+  in_memory = True
+
   def __init__(
     self, clips: int = 1000, seconds: float | int = 10.0, seed: int = 0, sample_rate: int = 16_000
   ):

@@ -22,6 +22,7 @@ from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig, EncoderConfi
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.models import MODELS
 from dasheng_jax.weights.names import FRONT_END, encoder_rules, front_end_buffers
+from dasheng_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from dasheng_jax.weights.table import to_torch
 from dasheng_jax.weights.torch_file import read_torch, write_torch
 from pipelines.mel import Clamp
@@ -52,7 +53,7 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
   path = Path(path)
   if not path.is_file():
     raise WeightsError(f"{path}: no such weight file{_where_to_find(Path(path).stem)}")
-  content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+  content: dict = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
   config = content.get("config") or {}
   if not isinstance(config, Mapping):
     raise WeightsError(f"{path}: its config is no group of named values; not a Dasheng file")
@@ -77,21 +78,11 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
 
 
 def _read_safetensors(path: Path) -> dict:
-  from safetensors import SafetensorError, safe_open
-
-  try:
-    with safe_open(path, framework="numpy") as file:
-      content: dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-      notes = file.metadata() or {}
-  except (SafetensorError, OSError, TypeError) as error:
-    reason = str(error).splitlines()[0][:120]
-    raise WeightsError(
-      f"{path}: not a readable safetensors file ({reason}); download it again"
-    ) from None
-  if "config" in notes:
-    content = {"model": content, "config": _parsed(notes["config"])}
-    content |= {"clamp": notes["clamp"]} if "clamp" in notes else {}
-  return content
+  arrays, notes = read_safetensors(path)
+  if "config" not in notes:
+    return dict(arrays)
+  clamp = {"clamp": notes["clamp"]} if "clamp" in notes else {}
+  return {"model": arrays, "config": _parsed(notes["config"]), **clamp}
 
 
 def _parsed(text: str) -> object:
@@ -201,12 +192,4 @@ def write_encoder_file(
     # Not among the constructor's arguments, which have no such name.
     write_torch(path, {"model": state, "config": config, "clamp": cfg.mel.clamp})
     return
-  from safetensors.numpy import save_file
-
-  temporary = path.with_name(path.name + ".partial")
-  try:
-    notes = {"format": "pt", "config": json.dumps(config), "clamp": cfg.mel.clamp}
-    save_file(state, temporary, metadata=notes)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  write_safetensors(path, state, {"config": json.dumps(config), "clamp": cfg.mel.clamp})

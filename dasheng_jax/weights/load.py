@@ -1,4 +1,4 @@
-"""`load_encoder`: a weight file in, a pure function and its variables out."""
+"""`load_encoder`: a weight file or a run in, a pure function and its variables out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dasheng_jax.mae import init_variables
 from dasheng_jax.weights.files import BESIDE, check_front_end, config_of, read_encoder_file
 from dasheng_jax.weights.names import FRONT_END, encoder_rules
 from dasheng_jax.weights.positions import resize_time_table
+from dasheng_jax.weights.run import newest_step, read_checkpoint
 from dasheng_jax.weights.table import from_torch
 from pipelines.mel import Clamp
 
@@ -36,7 +37,10 @@ def load_encoder(
   clamp: Clamp | None = None,
   dtype: str = "float32",
 ) -> tuple[Embed, dict]:
-  """(embed, params) from an official or Hugging Face file (.pt, .safetensors) or a run's folder.
+  """(embed, params) from an official or Hugging Face file (.pt, .safetensors) or a run.
+
+  A run is its folder, of which the export is taken, or the newest complete checkpoint where it has
+  exported nothing yet; or one checkpoint of it, RUN/checkpoints/STEP.
 
   `embed(params, wave, lengths=None)` maps f32[b, s] at 16 kHz to f32[b, t, d] at 25 Hz for any
   length; it is a pure function, so `jax.jit(embed)` and `jax.vmap` apply. heads: for sizes that are
@@ -56,9 +60,25 @@ def read_encoder(
   path: str | os.PathLike, *, heads: int | None = None, positions: int | None = None
 ) -> tuple[DashengConfig, dict]:
   """(configuration, encoder variables on the device) from a weight file or a run's folder."""
-  file_path = _resolve(Path(path))
-  source = str(file_path)
-  file = read_encoder_file(file_path)
+  found = _resolve(Path(path))
+  cfg, tree = _from_run(found, heads) if found.is_dir() else _from_file(found, heads)
+  if positions is not None and positions != cfg.encoder.positions:
+    table = tree["params"]["positions"]
+    tree["params"]["positions"] = table | {"time": resize_time_table(table["time"], positions)}
+    cfg = dataclasses.replace(cfg, encoder=dataclasses.replace(cfg.encoder, positions=positions))
+  return cfg, jax.tree.map(jnp.asarray, tree)
+
+
+def _from_run(step: Path, heads: int | None) -> tuple[DashengConfig, dict]:
+  cfg, tree = read_checkpoint(step)
+  if heads is not None and heads != cfg.encoder.heads:
+    raise WeightsError(f"{step}: this run has {cfg.encoder.heads} heads; leave heads={heads} out")
+  return cfg, tree
+
+
+def _from_file(path: Path, heads: int | None) -> tuple[DashengConfig, dict]:
+  source = str(path)
+  file = read_encoder_file(path)
   cfg = config_of(file, heads, source)
   check_front_end(file, cfg, source)
   state = dict(file.state)
@@ -72,11 +92,7 @@ def read_encoder(
     ignore=(*map(_literal, FRONT_END.values()), *BESIDE),
     source=source,
   )
-  if positions is not None and positions != cfg.encoder.positions:
-    table = tree["params"]["positions"]
-    table["time"] = resize_time_table(table["time"], positions)
-    cfg = dataclasses.replace(cfg, encoder=dataclasses.replace(cfg.encoder, positions=positions))
-  return cfg, jax.tree.map(jnp.asarray, tree)
+  return cfg, tree
 
 
 def encoder_shapes(cfg: DashengConfig) -> Mapping:
@@ -96,7 +112,10 @@ def _resolve(path: Path) -> Path:
   for name in EXPORTED:
     if (path / name).is_file():
       return path / name
+  step = newest_step(path)
+  if step is not None:
+    return step
   raise WeightsError(
-    f"{path}: holds no {EXPORTED[0]}; "
-    "pass the folder of a finished run, or a .pt or .safetensors file"
+    f"{path}: holds neither {EXPORTED[0]} nor a checkpoint; "
+    "pass the folder of a run, or a .pt or .safetensors file"
   )

@@ -12,8 +12,8 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
@@ -24,24 +24,26 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from dasheng_jax.weights.checksum import checksums
+from dasheng_jax.weights.table import unflatten
 from experiments.training.checkpoint_record import (
   CheckpointError,
   absolute,
   differences,
   hide_unreadable_metrics,
-  nested,
   read_meta,
   reason_of,
   refuse_other_arrays,
   steps_on_disk,
 )
-from experiments.training.checksum import checksums
 from experiments.training.errors import UsageError
 from experiments.training.paths import leaves_by_path, map_by_path
 from experiments.training.state import TrainState
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _LOG = logging.getLogger(__name__)
+_SWEEPS = 20  # tries to remove what a failed save left, while its writers come to an end
+_SWEEP_SECONDS = 0.05  # between two tries
 
 
 @functools.cache
@@ -97,6 +99,7 @@ class Checkpoints:
     run = {"config": config, "seed": seed, "data": data}
     self._run = json.loads(json.dumps(run))  # tuples become lists, as they will when read back
     self._versions = versions
+    self._torn = False  # a save has failed: what it left may come back until its writers end
     self._refuse_other_run(may_differ)
     if jax.process_index() == 0:
       for step in hide_unreadable_metrics(self.directory):
@@ -158,7 +161,8 @@ class Checkpoints:
 
     Args:
       state: its `step` names the checkpoint.
-      metrics: numbers known at this step; `metric` among them makes it a candidate for the best.
+      metrics: numbers known at this step; `metric` among them, if it is finite, makes it a
+        candidate for the best.
       wait: return only when the checkpoint is complete on disk, as before the end of a process.
 
     Returns:
@@ -170,18 +174,20 @@ class Checkpoints:
     step = int(jax.device_get(state.step))
     with self._saving(step), jax.transfer_guard("allow"):
       self._manager.wait_until_finished()
+      self._sweep()
       if step in self.steps:
         return False
       arrays = leaves_by_path(state)
+      finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
       sums = jax.device_get(checksums(arrays))
       record = {p: [list(x.shape), str(x.dtype), int(sums[p])] for p, x in arrays.items()}
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.PyTreeSave(nested(arrays)),
+          state=ocp.args.PyTreeSave(unflatten(arrays)),
           meta=ocp.args.JsonSave({**self._run, "versions": self._versions, "arrays": record}),
         ),
-        metrics={k: float(v) for k, v in metrics.items()} if metrics else None,
+        metrics=finite or None,
         force=True,
       )
       if wait:
@@ -200,8 +206,11 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits, then frees the threads; safe to call twice."""
-    with self._saving(None):
-      self._manager.close()
+    try:
+      with self._saving(None):
+        self._manager.close()
+    finally:
+      self._sweep()
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -216,13 +225,32 @@ class Checkpoints:
       with self._one_line(f"cannot save {name} in {self.directory}"):
         yield
     except CheckpointError as error:
-      if jax.process_index() == 0:  # a torn checkpoint only takes the room that the next one needs
-        for torn in self.directory.glob("*.orbax-checkpoint-tmp*"):
-          shutil.rmtree(torn, ignore_errors=True)
+      self._torn = True
+      self._sweep()
       with contextlib.suppress(Exception):
         self._manager.reload()
       kept = ", ".join(map(str, steps_on_disk(self.directory))) or "none"
       raise CheckpointError(f"{error}; complete on disk: {kept}") from error
+
+  def _sweep(self) -> None:
+    """Removes the folders of failed saves; call it while no save is under way.
+
+    A torn checkpoint only takes the room that the next one needs. Orbax reports the first error
+    while its other writers go on, and they make their folder anew when it is gone: so a failed
+    save is swept up after at once, before the next save and at the end, and each time until
+    nothing has come back.
+    """
+    if not self._torn or jax.process_index() != 0:
+      return
+    for attempt in range(_SWEEPS):
+      if attempt:
+        time.sleep(_SWEEP_SECONDS)
+      torn = list(self.directory.glob("*.orbax-checkpoint-tmp*"))
+      if attempt and not torn:
+        return
+      for folder in torn:
+        with contextlib.suppress(Exception):  # written to or gone meanwhile: the next try sees
+          folder.rmtree()
 
   @contextlib.contextmanager
   def _one_line(self, what: str) -> Iterator[None]:
@@ -276,7 +304,7 @@ class Checkpoints:
     error: Exception | None = None
     with jax.transfer_guard("allow"):
       try:
-        tree = nested(wanted)
+        tree = unflatten(wanted)
         args = ocp.checkpoint_utils.construct_restore_args(tree)
         restored = self._manager.restore(
           step,

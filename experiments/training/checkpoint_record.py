@@ -7,7 +7,11 @@ from typing import Any
 
 from etils import epath
 
+from experiments.training import config_io
 from experiments.training.errors import RunError, UsageError
+
+# How many differences between two runs are spelt out.
+SHOWN = 6
 
 
 class CheckpointError(RunError, OSError):
@@ -58,40 +62,28 @@ def hide_unreadable_metrics(directory: epath.Path) -> list[int]:
   return hidden
 
 
-def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """{"a/b": x} -> {"a": {"b": x}}; plain dicts outlive the classes of an optimiser library."""
-  tree: dict[str, Any] = {}
-  for path, leaf in arrays.items():
-    *folders, name = path.split("/")
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[name] = leaf
-  return tree
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-  if not isinstance(value, dict) or not value:
-    return {path: value}
-  return {
-    k: v
-    for name, x in value.items()
-    for k, v in _flat(x, f"{path}.{name}" if path else name).items()
-  }
-
-
 def differences(
   saved: Mapping[str, Any], asked: Mapping[str, Any], may_differ: tuple[str, ...]
 ) -> list[str]:
-  """One text per dotted field in which two runs differ, leaving out the fields that may."""
-  old = _flat({key: saved.get(key) for key in asked})
-  new = _flat(dict(asked))
+  """One text per field in which two runs differ, leaving out the fields that may.
+
+  A field of the configuration has the name of its flag; past the first few, differences are only
+  counted.
+  """
   free = tuple(f"{prefix}." for prefix in may_differ)
-  return [
-    f"{field} {old.get(field, 'absent')!r} -> {new.get(field, 'absent')!r}"
-    for field in sorted(old.keys() | new.keys())
-    if old.get(field, "absent") != new.get(field, "absent") and not f"{field}.".startswith(free)
+  rows = config_io.diff({key: saved.get(key) for key in asked}, dict(asked))
+  lines = [
+    f"{_flag(field)} {old!r} -> {new!r}"
+    for field, old, new in sorted(rows, key=lambda row: row[0])
+    if not f"{field}.".startswith(free)
   ]
+  more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+  return lines[:SHOWN] + more
+
+
+def _flag(field: str) -> str:
+  name = field.removeprefix("config.")
+  return name if name == field else f"--{name}"
 
 
 def refuse_other_arrays(what: str, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -13,29 +13,7 @@ import struct
 import time
 from collections.abc import Mapping
 
-MASK_DELTA = 0xA282EAD8
-POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
-
-
-def _crc_table() -> tuple[int, ...]:
-  table = []
-  for byte in range(256):
-    for _ in range(8):
-      byte = byte >> 1 ^ (POLYNOMIAL if byte & 1 else 0)
-    table.append(byte)
-  return tuple(table)
-
-
-TABLE = _crc_table()
-
-
-def masked_crc(data: bytes) -> int:
-  """CRC-32C of `data`, rotated and shifted as TFRecord files want it."""
-  crc = 0xFFFFFFFF
-  for byte in data:
-    crc = TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-  crc ^= 0xFFFFFFFF
-  return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
+from pipelines.crc32c import masked_crc32c
 
 
 def _varint(number: int) -> bytes:
@@ -90,8 +68,8 @@ class EventWriter:
   def _write(self, records: list[bytes]) -> None:
     for data in records:
       length = struct.pack("<Q", len(data))
-      self._file.write(length + struct.pack("<I", masked_crc(length)))
-      self._file.write(data + struct.pack("<I", masked_crc(data)))
+      self._file.write(length + struct.pack("<I", masked_crc32c(length)))
+      self._file.write(data + struct.pack("<I", masked_crc32c(data)))
     self._file.flush()
 
 

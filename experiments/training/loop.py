@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from experiments.training.progress import Chrono, ProgressLine, line
 from experiments.training.state import TrainState, init_state, restore_target
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.training.task import Task
+from experiments.training.unusable import Unusable
 from pipelines import to_device
 
 FIELDS = ("wave", "valid", "labels", "mask")
@@ -81,12 +83,13 @@ class Run:
     cfg: lengths and intervals.
     workdir: folder of checkpoints and metrics.
     batches: (start step, steps, host index, host count) -> iterator of host batches, with
-      `wait_seconds`, `bad` and `close`.
+      `wait_seconds`, closed by a with statement.
     validation: () -> an iterator of evaluation batches, or None without held-out clips.
     record: the resolved configuration, saved with every checkpoint.
     data: fingerprint of the data set.
     may_differ: fields of the record in which a resumed run may depart.
     clip_seconds: length of a clip, for the hours of audio in the progress line.
+    unusable: recordings that cannot be used, which the loop names and lists.
   """
 
   task: Task
@@ -100,6 +103,7 @@ class Run:
   data: str
   may_differ: tuple[str, ...]
   clip_seconds: float
+  unusable: Unusable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +160,7 @@ def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) 
     progress = ProgressLine()
     stack.callback(progress.close)
     if not new:
+      run.unusable.resume()
       progress.message(f"resuming after step {start} of {cfg.steps}")
     return _Loop(run, checkpoints, writer, progress, state, start).go()
 
@@ -178,7 +183,6 @@ class _Loop:
     self.late = Late()
     self.latest: dict[str, float] = {}
     self.validation_loss: float | None = None
-    self.reported_bad = 0
     self.host, self.hosts = batch_hosts(run.mesh)
     self.sharding = batch_sharding(run.mesh)
     self.step_fn = compile_train_step(run.task, run.optimiser, run.mesh, run.cfg.seed)
@@ -192,15 +196,30 @@ class _Loop:
     )
 
   def go(self) -> Outcome:
+    try:
+      return self._go()
+    except BaseException:
+      with contextlib.suppress(OSError):  # what ends the run is the error to be told
+        self._name_unusable()
+        self.run.unusable.write()
+      raise
+
+  def _go(self) -> Outcome:
     steps = self.cfg.steps
     left = max(steps - self.start, 0)
     batches = self.run.batches(self.start, left, self.host, self.hosts)
     with batches, _signals() as stop:
+      starting = 0.0
       while self.step < steps:
-        batch = next(batches)
+        if self.step == self.start:  # the reader's threads begin now: no device could have worked
+          with self.chrono.park("start"):
+            batch = next(batches)
+          starting = batches.wait_seconds
+        else:
+          batch = next(batches)
         self._train_on(batch)
-        self.chrono.done(self.step, batches.wait_seconds)
-        self._report_bad(batches)
+        self.chrono.done(self.step, batches.wait_seconds - starting)
+        self._name_unusable()
         self.progress.update(line(self.chrono.speed(), self.latest))
         if _due(self.step, self.cfg.validate_every, steps) and self.run.validation:
           self._validate()
@@ -209,10 +228,9 @@ class _Loop:
         if self._asked_to_stop(stop):
           self._save(wait=True)
           raise Interrupted(self.step, stop.number or signal.SIGTERM)
-      bad = batches.bad.names
     if self.start >= steps and self.run.validation:
       self._validate(write=False)
-    return self._outcome(bad)
+    return self._outcome()
 
   def _train_on(self, batch: Mapping[str, np.ndarray]) -> None:
     rows = to_device({k: batch[k] for k in FIELDS if k in batch}, self.sharding)
@@ -255,7 +273,7 @@ class _Loop:
     with self.chrono.park("validation"):
       self._read(self.late.flush())
       total: dict[str, float] = {}
-      rows = 0.0
+      rows = counted = 0.0
       whole = NamedSharding(self.run.mesh, PartitionSpec())
       assert self.run.validation is not None
       with self.run.validation(self.host, self.hosts) as batches:
@@ -263,11 +281,14 @@ class _Loop:
           placed = to_device({k: batch[k] for k in FIELDS if k in batch}, self.sharding)
           number = jax.device_put(np.int32(index), whole)
           values = jax.device_get(self.eval_fn(self.state, placed, number))
-          count = float(values.pop("rows"))
+          rows += float(values.pop("rows"))
+          weight = float(values.pop("counted"))
           for name, value in values.items():
-            total[name] = total.get(name, 0.0) + count * float(value)
-          rows += count
-      means = {name: value / max(rows, 1.0) for name, value in total.items()}
+            total[name] = total.get(name, 0.0) + weight * float(value)
+          counted += weight
+      self._name_unusable()
+      # Where nothing counts there is no loss, and 0 would pass for the best of all checkpoints.
+      means = {name: value / counted if counted else math.nan for name, value in total.items()}
       self.validation_loss = means["loss"]
       if write:
         self.writer.write(self.step, means, part="validation")
@@ -277,8 +298,10 @@ class _Loop:
 
   def _save(self, wait: bool = False) -> None:
     with self.chrono.park("checkpoint"):
-      # Metrics reach the disk before the checkpoint that ends their step, so none is ever missing.
+      # Metrics reach the disk before the checkpoint that ends their step, so none is ever missing,
+      # and so does what was found unusable.
       self._read(self.late.flush())
+      self.run.unusable.write()
       known = None if self.validation_loss is None else {"loss": self.validation_loss}
       fresh = _due(self.step, self.cfg.validate_every, self.cfg.steps)
       self.checkpoints.save(self.state, known if fresh else None, wait=wait)
@@ -288,15 +311,14 @@ class _Loop:
       return multihost_utils.reached_preemption_sync_point(self.step)
     return stop.number is not None
 
-  def _report_bad(self, batches: Any) -> None:
-    bad = batches.bad
-    for name, reason in bad.names[self.reported_bad :]:
-      self.progress.message(f"unusable recording {name}: {reason}; another takes its place")
-    self.reported_bad = bad.count
+  def _name_unusable(self) -> None:
+    for name, reason in self.run.unusable.news():
+      self.progress.message(f"unusable recording {name}: {reason}; left out")
 
-  def _outcome(self, bad: tuple[tuple[str, str], ...]) -> Outcome:
+  def _outcome(self) -> Outcome:
     self._read(self.late.flush())
     self.checkpoints.wait()
+    self.run.unusable.write()
     speed = self.chrono.speed()
     return Outcome(
       state=self.state,
@@ -306,7 +328,7 @@ class _Loop:
       clips_per_second=speed.clips_per_second,
       idle_share=speed.idle_share,
       skipped=int(jax.device_get(self.state.skipped)),
-      bad_recordings=bad,
+      bad_recordings=self.run.unusable.all(),
     )
 
 

@@ -177,11 +177,6 @@ def placements(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: 
   return map_by_path(lambda path, leaf: place(leaf, rules[path], mesh, path), tree)
 
 
-def specs_for(tree: Tree, param_axes: Sequence[tuple[str, LogicalAxes]], mesh: AnyMesh) -> Tree:
-  """The PartitionSpec of every array of a parameter tree."""
-  return jax.tree.map(lambda p: p.spec, placements(tree, param_axes, mesh))
-
-
 def format_table(table: Tree) -> str:
   """Placements as text: path, shape, type, spec, MB (1e6 bytes) per device, and the totals."""
   rows = leaves_by_path(table)

@@ -1,4 +1,4 @@
-"""What a run writes down about itself: a line of JSON per step, TensorBoard scalars, a summary.
+"""What a run writes down about itself: a line of JSON per step, TensorBoard scalars, JSON files.
 
 `metrics.jsonl` holds one object per line: `step` (steps done when it was measured), `part`
 ("train", "validation", ...) and the values. A pair (step, part) stands in it once, also after
@@ -18,7 +18,6 @@ from experiments.training.errors import UsageError
 from experiments.training.events import EventWriter
 
 FILE = "metrics.jsonl"
-SUMMARY = "summary.json"
 TENSORBOARD = "tensorboard"
 
 
@@ -67,12 +66,6 @@ class MetricsWriter:
     self._file.flush()
     if self._events is not None:
       self._events.scalars(step, {f"{part}/{name}": n for name, n in numbers.items()})
-
-  def summary(self, values: Mapping[str, Any]) -> str:
-    """Writes `summary.json`, in one piece, and returns the same as a block of text."""
-    if self._file is not None:
-      _replace(self.folder / SUMMARY, json.dumps(_plain(values), indent=2, allow_nan=False) + "\n")
-    return block(values)
 
   def close(self) -> None:
     """Ends the files; writing afterwards is an error of the caller."""
@@ -131,6 +124,11 @@ def _replace(path: pathlib.Path, text: str) -> None:
   part = path.with_name(path.name + ".part")
   part.write_text(text, encoding="utf-8")
   part.replace(path)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes strict JSON, in one piece; numbers that are not finite are text, as in the metrics."""
+  _replace(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """How fast a run goes, and the one line that says so.
 
-`Chrono` is arithmetic on a clock that can be replaced: wall time is split into compiling, other
-parked time (checkpoints, validation) and the time spent on steps, of which a part is waiting for
-data. `ProgressLine` writes text in place on a terminal and now and then a plain line elsewhere.
+`Chrono` is arithmetic on a clock that can be replaced: wall time is split into starting (compiling
+and the first batch), other parked time (checkpoints, validation) and the time spent on steps, of
+which a part is waiting for data. `ProgressLine` writes text in place on a terminal and now and then
+a plain line elsewhere.
 """
 
 import collections
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
 Clock = Callable[[], float]
+ONCE = ("compile", "start")  # parked at the start of a process and never again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Chrono:
   """Timing of a run of `total` steps that begins at `start_step`, steps counted when done.
 
   Rates are taken over the last `window` steps and leave out parked time; the ETA takes the mean of
-  the whole run, with what is parked but without compiling, because validation and checkpoints come
+  the whole run, with what is parked but without starting, because validation and checkpoints come
   again and compiling does not. Audio hours count from step 0, so a resumed run goes on counting.
   """
 
@@ -96,9 +98,9 @@ class Chrono:
     """The figures at this moment."""
     (first, began, waited_before), (last, ended, waited) = self._marks[0], self._marks[-1]
     seconds, steps = ended - began, last - first
-    compiling = self.parked.get("compile", 0.0)
+    once = sum(self.parked.get(name, 0.0) for name in ONCE)
     here = self.at - self.start_step
-    lasting = self.elapsed_seconds - compiling
+    lasting = self.elapsed_seconds - once
     return Speed(
       step=self.at,
       total=self.total,
@@ -106,8 +108,8 @@ class Chrono:
       audio_hours=self.at * self.clips_per_step * self.seconds_per_clip / 3600,
       idle_share=min(1.0, max(0.0, (waited - waited_before) / seconds)) if seconds > 0 else 0.0,
       eta_seconds=lasting / here * (self.total - self.at) if here > 0 else None,
-      compile_seconds=compiling,
-      parked_seconds=sum(self.parked.values()) - compiling,
+      compile_seconds=self.parked.get("compile", 0.0),
+      parked_seconds=sum(self.parked.values()) - once,
       elapsed_seconds=self.elapsed_seconds,
     )
 

@@ -30,8 +30,8 @@ def train_step(
   batch for ever.
 
   Returns:
-    The new state, and f32[] or i32[] metrics: the task's own, with loss, grad_norm (before
-    clipping), lr, param_norm (after the update), skipped and skipped_in_row.
+    The new state, and f32[] or i32[] metrics: the task's own but for `counted`, with loss,
+    grad_norm (before clipping), lr, param_norm (after the update), skipped and skipped_in_row.
   """
   cfg = optimiser.cfg
   key = stream_key(seed, "mask", state.step)
@@ -69,7 +69,7 @@ def train_step(
     "skipped": new.skipped,
     "skipped_in_row": new.skipped_in_row,
   }
-  return new, {**metrics, **own}
+  return new, {name: x for name, x in metrics.items() if name != "counted"} | own
 
 
 def _all_finite(tree: Tree) -> jax.Array:
@@ -80,7 +80,10 @@ def _all_finite(tree: Tree) -> jax.Array:
 def _gradient(
   task: Task, state: TrainState, batch: Batch, key: jax.Array, accumulate: int
 ) -> tuple[jax.Array, Tree, Tree, Metrics]:
-  """(loss, gradient, model state, metrics) of a batch, taken in `accumulate` microbatches."""
+  """(loss, gradient, model state, metrics) of a batch, taken in `accumulate` microbatches.
+
+  Each microbatch weighs what it counts (see `Task.loss`): one that is mostly padding adds little.
+  """
 
   def one(model_state: Tree, rows: Batch, row_key: jax.Array) -> tuple[Any, ...]:
     value = jax.value_and_grad(task.loss, has_aux=True)
@@ -94,16 +97,21 @@ def _gradient(
     total, model_state = carry
     index, rows = inputs
     loss, grads, model_state, metrics = one(model_state, rows, jax.random.fold_in(key, index))
-    return (jax.tree.map(jnp.add, total, grads), model_state), (loss, metrics)
+    weight = metrics["counted"]
+    total = jax.tree.map(lambda t, g: t + weight * g, total, grads)
+    return (total, model_state), (loss, metrics)
 
   zeros = jax.tree.map(jnp.zeros_like, state.params)
   micro = jax.tree.map(lambda x: _microbatches(x, accumulate), batch)
   (total, model_state), per_part = jax.lax.scan(
     body, (zeros, state.model_state), (jnp.arange(accumulate), micro)
   )
-  grads = jax.tree.map(lambda g: g / accumulate, total)
-  loss, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_part)
-  return loss, grads, model_state, metrics
+  weights = per_part[1].pop("counted")
+  counted = jnp.sum(weights)
+  whole = jnp.where(counted > 0, counted, 1.0)
+  grads = jax.tree.map(lambda g: g / whole, total)
+  loss, metrics = jax.tree.map(lambda x: jnp.sum(weights * x) / whole, per_part)
+  return loss, grads, model_state, {**metrics, "counted": counted}
 
 
 def _microbatches(x: jax.Array, parts: int) -> jax.Array:
@@ -126,7 +134,8 @@ def eval_step(
     use_ema: evaluate the moving average instead of the parameters.
 
   Returns:
-    The task's metrics, loss, and `rows` f32[]: the real rows, to weight a mean over batches with.
+    The task's metrics, of which `counted` weights a mean over batches, loss, and `rows` f32[]: how
+    many rows are no padding.
   """
   params = state.ema if use_ema else state.params
   key = stream_key(seed, "eval", index)

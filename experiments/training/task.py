@@ -20,10 +20,14 @@ class Task:
     init: key -> {"params": tree, "model_state": tree}. `model_state` is what changes without a
       gradient (batch statistics); an empty dict where there is none.
     loss: (params, model_state, batch, key, train) -> (loss f32[], (model_state, metrics of f32[])).
-      A mean over the rows of the batch, so that the mean over equal microbatches is the same loss.
-      With `train=False` it reads the running statistics and leaves them alone. Evaluation batches
-      may carry `mask` bool[b], False on padding rows, which the loss leaves out of its mean.
-    param_axes: (pattern over the "/"-joined path, logical axes) for `params`; see `mesh.specs_for`.
+      Loss and metrics are means over what the batch holds, and the metric `counted` says over how
+      many things (rows, or hidden patches, say): microbatches and evaluation batches are weighted
+      with it, so that a mean over several of them is the mean over all they hold. A batch in which
+      nothing counts has a finite loss. With `train=False` it reads the running statistics and
+      leaves them alone. Evaluation batches may carry `mask` bool[b], False on padding rows, which
+      the loss leaves out of its mean.
+    param_axes: (pattern over the "/"-joined path, logical axes) for `params`; see
+      `mesh.placements`.
   """
 
   init: Callable[[jax.Array], dict[str, Tree]]

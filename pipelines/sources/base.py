@@ -23,7 +23,8 @@ class Source(Protocol):
     shards: i32[n], number of the shard that holds each recording, never falling; or None.
 
   A source may also have `skipped` (pairs of id and reason found while indexing), `classes` (names
-  that integer labels index) and `locate(i)` (payload and first sample), which saves a copy.
+  that integer labels index), `locate(i)` (payload and first sample), which saves a copy, and
+  `in_memory`, True where reading opens no file: such sources alone need no TensorFlow.
   """
 
   name: str

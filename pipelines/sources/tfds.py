@@ -1,5 +1,6 @@
 """A prepared TFDS data set: its TFRecord files, read by offset."""
 
+import difflib
 import os
 
 import numpy as np
@@ -28,9 +29,13 @@ def open_tfds(name: str, cfg: DataConfig) -> TFRecordSource:
   try:
     builder = tfds.builder(name, data_dir=cfg.data_dir or None)
   except Exception as error:  # TFDS raises many kinds here, all for a name it cannot find
-    reason = " ".join(str(error).split())[:160]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160].rstrip(".")
+    known = tfds.list_builders(with_community_datasets=False)
+    near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, n=2)
+    way = f"did you mean {' or '.join(PREFIX + n for n in near)}? Else " if near else ""
     raise DataError(
-      f"data.source {PREFIX}{name} is not found in {where} ({reason}); prepare it, or set data_dir"
+      f"data.source {PREFIX}{name} is not found in {where} ({reason}); "
+      f"{way}prepare it, or set data_dir"
     ) from None
   if cfg.split not in builder.info.splits:
     known = ", ".join(builder.info.splits) or f"none: it is not prepared in {where}"

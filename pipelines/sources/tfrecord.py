@@ -15,9 +15,9 @@ import numpy as np
 
 from pipelines import files, index
 from pipelines.config import DataConfig
+from pipelines.crc32c import masked_crc32c
 from pipelines.decode import Payload, Samples
 from pipelines.errors import BadAudio, DataError
-from pipelines.shard_files import masked_crc32c
 from pipelines.sources import example
 from pipelines.sources.shard import Row, ShardSource
 

@@ -23,6 +23,7 @@ from dasheng_jax.mae import init_variables
 from dasheng_jax.models import MODELS, published
 from dasheng_jax.sharding import PARAM_AXES
 from dasheng_jax.weights.table import flatten
+from pipelines.mel import MelConfig
 from tests.dasheng_jax.fixtures import GOLDEN
 
 # (encoder, decoder): reference text, section 7.
@@ -135,6 +136,14 @@ def test_model_table():
     (lambda: DashengConfig(mask_ratio=1.0), "model.mask_ratio is 1.0; it must lie between"),
     (lambda: DashengConfig(mask_group=0), "model.mask_group is 0; use 1 for ungrouped"),
     (lambda: DashengConfig(patch_frames=0), "model.patch_frames is 0"),
+    (
+      lambda: DashengConfig(mel=MelConfig(mel_bins=128)),
+      "model.mel.mel_bins 128: 1 of them lie .* FFT of 512 points .*; use 114 or fewer, or a",
+    ),
+    (
+      lambda: DashengConfig(mel=MelConfig(mel_bins=2, low_hz=40.0, high_hz=50.0)),
+      "mel_bins 2: 2 of them .*; use a larger model.mel.n_fft",
+    ),
   ],
 )
 def test_mistakes_are_answered_in_one_line(unchecked, make, message):

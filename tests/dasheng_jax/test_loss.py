@@ -91,3 +91,10 @@ def test_patches_that_do_not_count_move_no_global_target():
   np.testing.assert_allclose(first[counted].std(ddof=1), 1.0, atol=1e-5)
   every = normalise_target(jnp.asarray(target), "global", jnp.ones((3, 4), bool))
   np.testing.assert_allclose(every, normalise_target(jnp.asarray(target), "global"), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["patch", "global"])
+def test_where_no_patch_counts_targets_stay_finite(case, kind):
+  target = jnp.asarray(case[1])
+  none = jnp.zeros(target.shape[:2], bool)
+  assert jnp.isfinite(normalise_target(target, kind, none)).all()

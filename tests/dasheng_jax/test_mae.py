@@ -223,6 +223,34 @@ def test_rows_of_padding_do_not_count_in_evaluation(loss_of, wave):
   assert float(loss_of(doubled, jax.random.key(1), train=False)[0]) != float(whole)
 
 
+@pytest.mark.parametrize("padding", ["learn", "ignore"])
+def test_the_patches_that_entered_the_loss_are_counted(toy, wave, padding):
+  cfg, variables = toy
+  cfg = dataclasses.replace(cfg, padding=padding)
+  masking = random_mask(jax.random.key(1), 3, PATCHES, cfg.mask_ratio, cfg.mask_group)
+  real = np.arange(PATCHES)[None] < np.array([[PATCHES], [7], [3]])
+
+  @jax.jit
+  def counted(valid, rows):
+    _, (_, metrics) = pretrain_loss(
+      cfg,
+      variables["params"],
+      variables["batch_stats"],
+      wave,
+      jax.random.key(1),
+      False,
+      valid=valid,
+      rows=rows,
+    )
+    return metrics["counted"]
+
+  value = counted(jnp.array([640 * PATCHES, 640 * 6 + 1, 640 * 3]), jnp.array([True, True, False]))
+  hidden = np.asarray(masking.hidden) & (real if padding == "ignore" else True)
+  assert value.dtype == jnp.float32
+  assert value == hidden[:2].sum()
+  assert value > 0
+
+
 def test_padding_can_be_ignored(toy):
   """Patches of padding alone change neither predictions nor statistics of the others."""
   cfg, variables = toy

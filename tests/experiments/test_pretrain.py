@@ -5,6 +5,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 from safetensors.numpy import load_file
 
 import dasheng_jax
@@ -13,7 +14,9 @@ from experiments import pretrain
 from experiments.training.errors import RunError, UsageError
 from experiments.training.mesh import MeshConfig
 from experiments.training.paths import leaves_by_path
-from pipelines import batches
+from pipelines import ArraySource, batches
+from pipelines.dataset import is_held_out
+from pipelines.index import CACHE_VARIABLE
 from tests.experiments.tiny_pretrain import (
   TINY,
   Watched,
@@ -210,6 +213,45 @@ def test_fields_that_move_no_bit_may_change(unbroken, tmp_path, monkeypatch, no_
   cfg = replace(cfg, about="", data=replace(cfg.data, workers=1, prefetch=1, max_bad_share=0.5))
   assert run(tmp_path / "run", monkeypatch, cfg)[0] == 0
   assert_same_arrays(arrays(tmp_path / "run", 4), arrays(folder, 4))
+
+
+def test_waves_in_memory_are_trained_on(tmp_path, no_pictures):
+  waves = 0.1 * np.random.default_rng(0).standard_normal((12, 8000)).astype(np.float32)
+  names = [f"clip-{i}" for i in range(12)]
+  cfg = replace(TINY, workdir=str(tmp_path), data=replace(TINY.data, source=("arrays",)))
+  assert pretrain.main(cfg, [ArraySource(waves, 16_000, names)]) == 0
+  assert rows(tmp_path).keys() == PARTS
+  fewer = [ArraySource(waves[:11], 16_000, names[:11])]
+  with pytest.raises(UsageError, match="holds another run"):
+    pretrain.main(cfg, fewer)
+
+
+def test_bad_audio_is_named_once_in_training_and_validation(
+  tmp_path, monkeypatch, capsys, caplog, no_pictures
+):
+  monkeypatch.setenv(CACHE_VARIABLE, "off")
+  audio = tmp_path / "audio"
+  audio.mkdir()
+  noise = 0.1 * np.random.default_rng(0).standard_normal((16, 8000)).astype(np.float32)
+  for number in range(16):
+    name = f"{number}.wav"
+    broken = name in ("2.wav", "11.wav")  # found when it is decoded, not by its header
+    soundfile.write(audio / name, np.where(broken, np.nan, noise[number]), 16_000, subtype="FLOAT")
+  (audio / "empty.wav").touch()
+  held = [is_held_out(f"{number}.wav", 0.3) for number in range(16)]
+  assert (held[2], held[11], sum(held)) == (False, True, 5)
+  data = replace(TINY.data, source=(str(audio),), holdout=0.3, max_bad_share=0.5)
+  cfg = replace(with_loop(TINY, steps=4), data=data)
+  for _ in range(2):
+    assert run(tmp_path / "run", monkeypatch, cfg)[0] == 0
+    text = capsys.readouterr().err
+    assert text.count("unusable recording empty.wav: empty file; left out") == 1
+    assert not [r for r in caplog.records if r.name == "pipelines"]
+    listed = [row["recording"] for row in read_json(tmp_path / "run" / "unusable.json")]
+    assert sorted(listed) == ["11.wav", "2.wav", "empty.wav"]
+    assert read_json(tmp_path / "run" / "summary.json")["unusable_recordings"] == 3
+    counts = [text.count(f"unusable recording {name}.wav: ") for name in (2, 11)]
+    assert counts == ([0, 0] if "resuming" in text else [1, 1]), text
 
 
 def poison(*steps):

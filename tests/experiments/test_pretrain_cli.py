@@ -157,4 +157,4 @@ def test_every_unusable_recording_is_named(capsys):
   lines = capsys.readouterr().err.splitlines()
   assert lines[3] == "unusable recording 3.wav: is empty; left out"
   assert len(lines) == pretrain.NAMED_AT_START + 1
-  assert lines[-1] == "and 5 more, listed in unusable.json at the end"
+  assert lines[-1] == "and 5 more, all listed in unusable.json"

@@ -118,7 +118,6 @@ class Watched:
 
     class Iterator:
       step = how["start_step"]
-      bad = property(lambda _: inner.bad)
       wait_seconds = property(lambda _: inner.wait_seconds)
 
       def __enter__(self):

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from pipelines import DataConfig, DataError, batches, evaluation_batches, open_dataset
+from pipelines.ledger import Ledger
 from tests.pipelines.conftest import tone
 
 
@@ -112,6 +113,35 @@ def test_file_that_changes_rate_after_indexing(library):
   assert all("002.flac" not in batch["id"] for batch in stream)
   assert stream.bad.names[0][0] == "002.flac"
   assert "8000 Hz, the index says 16000 Hz" in stream.bad.names[0][1]
+
+
+def test_each_recording_is_said_once_whoever_reads_it(damaged, caplog):
+  dataset = _open(damaged)
+  for _ in range(2):
+    list(batches(dataset, batch_size=8, seed=1, steps=40))
+    list(evaluation_batches(dataset, 8))
+  said = [r.getMessage() for r in caplog.records if r.name == "pipelines"]
+  assert sorted(text.split()[2].rstrip(":") for text in said) == ["cut.flac", "nan.wav"]
+  assert all(text.endswith("; left out") for text in said)
+
+
+def test_parts_share_a_ledger_and_its_limit(damaged, caplog):
+  (damaged / "gone.wav").unlink()
+  ledger = Ledger(log=False)
+  ledger.know([("nan.wav", "as an earlier start found it"), ("repaired.wav", "then")])
+  cfg = DataConfig(source=(str(damaged),), crop_seconds=0.1, max_bad_share=0.17, holdout=0.2)
+  parts = [open_dataset(cfg, part, bad=ledger) for part in ("train", "holdout")]
+  # 4 of 24 are unusable, one in each part and two in the index; 17 % allow for all four.
+  for part in parts:
+    list(evaluation_batches(part, 8))
+  assert [name for name, _ in ledger.items()] == ["nan.wav", "repaired.wav", "cut.flac"]
+  assert not [r for r in caplog.records if r.name == "pipelines"]
+  ledger = Ledger(log=False)
+  tight = DataConfig(**{**cfg.__dict__, "max_bad_share": 0.13})
+  list(evaluation_batches(open_dataset(tight, "train", bad=ledger), 8))
+  stream = evaluation_batches(open_dataset(tight, "holdout", bad=ledger), 8)
+  with pytest.raises(DataError, match="4 of 24 recordings are unusable"):
+    list(stream)
 
 
 def test_evaluation_masks_bad_audio(damaged):

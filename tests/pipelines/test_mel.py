@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -223,3 +224,16 @@ def test_filters_agree_with_librosa():
     sr=32_000, n_fft=1024, n_mels=40, fmin=50.0, fmax=14_000.0, htk=True, norm=None
   )
   np.testing.assert_allclose(mel.mel_filterbank(flavour), theirs.T, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ("bins", "n_fft", "empty"), [(64, 512, 0), (128, 512, 1), (200, 512, 12), (128, 1024, 0)]
+)
+def test_filters_between_two_fft_bins_are_counted(bins, n_fft, empty):
+  librosa = pytest.importorskip("librosa")
+  cfg = MelConfig(mel_bins=bins, n_fft=n_fft)
+  assert mel.empty_filters(cfg) == empty
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # librosa counts them too
+    theirs = librosa.filters.mel(sr=16_000, n_fft=n_fft, n_mels=bins, htk=True, norm=None)
+  assert int((theirs.max(axis=1) == 0).sum()) == empty

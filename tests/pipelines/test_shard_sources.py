@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from pipelines import DataConfig, DataError
-from pipelines.shard_files import crc32c, masked_crc32c, serialize_example
+from pipelines.crc32c import crc32c, masked_crc32c
+from pipelines.shard_files import serialize_example
 from pipelines.sources import example, open_source
 from pipelines.sources.tfrecord import RecordFormat, TFRecordSource
 from tests.pipelines.conftest import tone

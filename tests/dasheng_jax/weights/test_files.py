@@ -89,7 +89,9 @@ def test_published_sizes_need_no_heads(save):
 
 
 def test_a_runs_folder(tiny_file, tmp_path, tiny):
-  with pytest.raises(WeightsError, match=r"holds no encoder.safetensors; pass the folder"):
+  with pytest.raises(
+    WeightsError, match=r"holds neither encoder.safetensors nor a checkpoint; pass"
+  ):
     load_encoder(tmp_path)
   (tmp_path / "export").mkdir()
   os.link(tiny_file, tmp_path / "export" / "encoder.safetensors")

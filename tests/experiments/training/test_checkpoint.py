@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import logging
@@ -5,16 +6,19 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dasheng_jax.weights.checksum import checksums
+from experiments.training import checkpoint
 from experiments.training.checkpoint import CheckpointError, Checkpoints
-from experiments.training.checksum import checksums
 from experiments.training.errors import UsageError
 from experiments.training.mesh import MeshConfig, batch_sharding, make_mesh
 from experiments.training.optim import OptimConfig, make_optimiser
@@ -142,12 +146,17 @@ def test_another_run_is_refused_with_the_fields_that_differ(tmp_path):
     open_run(tmp_path, config=other, seed=1, may_differ=("config.mesh",))
   text = str(caught.value)
   assert "\n" not in text
-  assert "config.model.depth 'absent' -> 3; config.model.width 16 -> 32; seed 0 -> 1" in text
+  assert ": --model.depth 'absent' -> 3; --model.width 16 -> 32; seed 0 -> 1; choose" in text
   assert "mesh" not in text
-  with pytest.raises(UsageError, match="config.mesh.data -1 -> 4"):
+  with pytest.raises(UsageError, match="asked: --mesh.data -1 -> 4; choose"):
     open_run(tmp_path, config={**CONFIG, "mesh": {"data": 4}})
   with pytest.raises(UsageError, match="data 'synthetic:1' -> 'b'"):
     open_run(tmp_path, data="b")
+  many = {"model": {f"size_{i}": i for i in range(12)}}
+  with pytest.raises(UsageError) as caught:
+    open_run(tmp_path, config=many)
+  assert str(caught.value).count(" -> ") == 7  # six, and the heading
+  assert "; and 9 more; choose another directory" in str(caught.value)
   assert (tmp_path / "5").is_dir()
 
 
@@ -288,6 +297,58 @@ def test_an_error_while_saving_is_one_line(tmp_path, monkeypatch):
         checkpoints.save(at(2))
     assert checkpoints.save(at(2), wait=True)
     assert checkpoints.steps == [1, 2]
+
+
+def write_for(seconds, folder):
+  """Writers of a failed save that have not heard of it: their folder is made anew when it goes."""
+  until = time.monotonic() + seconds
+  while time.monotonic() < until:
+    for i in range(20):
+      with contextlib.suppress(OSError):
+        (folder / "state" / "d").mkdir(parents=True, exist_ok=True)
+        (folder / "state" / "d" / str(i)).write_bytes(b"torn")
+
+
+@pytest.mark.parametrize("then", ["save", "close"])
+def test_what_late_writers_of_a_failed_save_leave_is_swept_up(tmp_path, monkeypatch, then):
+  torn = tmp_path / "2.orbax-checkpoint-tmp"
+  late = threading.Thread(target=write_for, args=(0.5, torn))
+  with open_run(tmp_path) as checkpoints:
+    checkpoints.save(at(1), wait=True)
+
+    def fail(*_args, **_kwargs):
+      late.start()
+      raise OSError(27, "File too large")
+
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoint, "_SWEEPS", 2)  # given up while the writers are still at work
+      patch.setattr(checkpoints._manager, "save", fail)
+      with pytest.raises(CheckpointError, match="cannot save checkpoint 2"):
+        checkpoints.save(at(2))
+    late.join()
+    assert torn.is_dir()
+    if then == "save":
+      checkpoints.save(at(3), wait=True)
+      assert checkpoints.steps == [1, 3]
+      assert not torn.exists()
+  assert not torn.exists()
+
+
+def test_a_folder_that_comes_back_is_removed_until_it_stays_away(tmp_path, monkeypatch):
+  torn = tmp_path / "2.orbax-checkpoint-tmp"
+  times = iter(range(3))
+
+  def write_again(_seconds):
+    if next(times, None) is not None:
+      (torn / "state").mkdir(parents=True)
+
+  with open_run(tmp_path) as checkpoints:
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoint, "time", SimpleNamespace(sleep=write_again))
+      with pytest.raises(CheckpointError), checkpoints._saving(2):
+        raise OSError(27, "File too large")
+    assert not torn.exists()
+  assert next(times, None) is None
 
 
 KILLED = """

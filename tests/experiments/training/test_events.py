@@ -14,11 +14,6 @@ def read(folder):
   return [tf.compat.v1.Event.FromString(record) for record in records]
 
 
-def test_checksum_of_the_standard_test_vector():
-  crc = 0xE3069283  # CRC-32C of "123456789"
-  assert events.masked_crc(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def test_tensorflow_reads_what_we_write(tmp_path):
   values = {"train/loss": 0.5, "train/größe": -2.0}
   for start in (0, 300):  # at once, as a run that is killed and started again

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import json
 import os
 import signal
 import threading
-from types import SimpleNamespace
+import time
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from experiments.training.paths import leaves_by_path
 from experiments.training.state import init_state
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.training.task import Task
+from experiments.training.unusable import Unusable
+from pipelines.ledger import Ledger
 from tests.experiments.tiny_pretrain import quick_compiles
 from tests.experiments.training import toy
 
@@ -56,10 +59,9 @@ def _compiled_once():
 class Batches:
   """Host batches from a pure function of the step."""
 
-  def __init__(self, make, steps, bad=()):
+  def __init__(self, make, steps):
     self.steps, self.make = iter(steps), make
     self.wait_seconds, self.closed = 0.0, False
-    self.bad = SimpleNamespace(count=len(bad), names=tuple(bad))
 
   def __iter__(self):
     return self
@@ -96,6 +98,7 @@ def make_run(workdir, cfg=CFG, make=clips, task=TASK, optimiser=OPTIMISER, **cha
     data="toy",
     may_differ=("config.loop",),
     clip_seconds=1.0,
+    unusable=Unusable(workdir, Ledger()),
   )
   return dataclasses.replace(run, **changes)
 
@@ -150,6 +153,46 @@ def test_validation_is_the_mean_over_clips_however_they_are_cut(tmp_path):
   # A finished run is validated once more, here in other batches.
   other = dataclasses.replace(run, validation=held_out(12, 4))
   assert train(other).validation_loss == pytest.approx(outcome.validation_loss, rel=1e-6)
+
+
+def test_validation_weighs_clips_with_what_they_count(tmp_path):
+  cfg = with_cfg(steps=1, validate_every=1)
+  valid = np.array([40, 30, 20, 50, 1, 0, 2, 0, 3, 0, 0, 1], np.int32)
+
+  def weighed(size):
+    def batches(host, hosts):
+      held = held_out(12, size)(host, hosts)
+      plain = held.make
+
+      def make(index):
+        part = valid[index * size : (index + 1) * size]
+        return plain(index) | {"valid": np.pad(part, (0, size - len(part)))}
+
+      held.make = make
+      return held
+
+    return batches
+
+  run = make_run(tmp_path, cfg, task=QUIET, validation=weighed(8))
+  outcome = train(run)
+  whole = {k: jnp.asarray(x) for k, x in next(weighed(12)(0, 1)).items()}
+  params, state = outcome.state.params, outcome.state.model_state
+  want, _ = QUIET.loss(params, state, whole, jax.random.key(0), False)
+  assert outcome.validation_loss == pytest.approx(float(want), rel=1e-6)
+  other = dataclasses.replace(run, validation=weighed(4))
+  assert train(other).validation_loss == pytest.approx(float(want), rel=1e-6)
+
+
+def test_validation_on_nothing_has_no_loss(tmp_path):
+  def nothing(host, hosts):
+    held = held_out(8, 8)(host, hosts)
+    plain = held.make
+    held.make = lambda index: plain(index) | {"mask": np.zeros(8, bool)}
+    return held
+
+  outcome = train(make_run(tmp_path, with_cfg(steps=1, validate_every=1), validation=nothing))
+  assert np.isnan(outcome.validation_loss)
+  assert outcome.best_step is None
 
 
 def test_the_state_before_the_first_step_is_handed_over_once(tmp_path):
@@ -237,21 +280,115 @@ def test_too_many_broken_batches_end_the_run(tmp_path):
   assert train(make_run(tmp_path / "off", cfg, broken(1, 2, 3, 4))).skipped == 4
 
 
-def test_unusable_recordings_are_named_once(tmp_path, capsys):
+def listed(workdir):
+  rows = json.loads((workdir / "unusable.json").read_text())
+  return [(row["recording"], row["reason"]) for row in rows]
+
+
+def finding(workdir, found, **changes):
+  """A run whose training meets `found[step]` (a name) at a step, and its validation `held.wav`."""
+  ledger = Ledger(log=False)
+
+  def make(step):
+    if step in found:
+      ledger.add(found[step], "empty")
+    return clips(step)
+
+  def validation(host, hosts):
+    ledger.add("held.wav", "absent")
+    return held_out(8, 8)(host, hosts)
+
+  unusable = Unusable(workdir, ledger, [("index.wav", "no samples")])
+  return make_run(workdir, make=make, validation=validation, unusable=unusable, **changes)
+
+
+ALL = [("index.wav", "no samples"), ("a.wav", "empty"), ("held.wav", "absent"), ("b.wav", "empty")]
+
+
+def named(capsys):
+  lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("unusable")]
+  assert all(x.endswith("; left out") for x in lines)
+  return [x.split()[2].rstrip(":") for x in lines]
+
+
+def test_unusable_recordings_are_named_once_and_listed(tmp_path, capsys):
+  cfg = with_cfg(validate_every=3)
+  found = {1: "a.wav", 4: "b.wav", 5: "a.wav"}
+  outcome = train(finding(tmp_path, found, cfg=cfg))
+  assert named(capsys) == ["a.wav", "held.wav", "b.wav"]
+  assert list(outcome.bad_recordings) == listed(tmp_path) == ALL
+
+
+def test_what_was_found_unusable_survives_a_resume(tmp_path, capsys):
+  cfg = with_cfg(validate_every=3)
+
+  def stop(step):
+    if step == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return clips(step)
+
+  run = finding(tmp_path, {1: "a.wav"}, cfg=cfg)
+  batches = run.batches
+
+  def stopping(*how):
+    made = batches(*how)
+    plain = made.make
+    made.make = lambda step: (stop(step), plain(step))[1]
+    return made
+
+  with pytest.raises(Interrupted):
+    train(dataclasses.replace(run, batches=stopping))
+  assert named(capsys) == ["a.wav", "held.wav"]
+  assert listed(tmp_path) == ALL[:3]
+  # Met again after the resume: neither named nor counted a second time.
+  outcome = train(finding(tmp_path, {4: "b.wav", 5: "a.wav"}, cfg=cfg))
+  assert named(capsys) == ["b.wav"]
+  assert list(outcome.bad_recordings) == listed(tmp_path) == ALL
+  again = train(finding(tmp_path, {}, cfg=cfg))
+  assert list(again.bad_recordings) == listed(tmp_path) == ALL
+  assert named(capsys) == []
+
+
+def test_a_run_that_fails_says_what_it_found_first(tmp_path, capsys):
+  run = finding(tmp_path, {2: "a.wav"})
+  batches = run.batches
+
+  def failing(*how):
+    made = batches(*how)
+    plain = made.make
+    made.make = lambda step: (plain(step), 1 // (step != 2))[0]
+    return made
+
+  with pytest.raises(ZeroDivisionError):
+    train(dataclasses.replace(run, batches=failing))
+  assert named(capsys) == ["a.wav"]
+  assert listed(tmp_path) == ALL[:2]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '[{"recording": "a"}]'])
+def test_a_damaged_list_of_a_run_is_written_anew(tmp_path, text):
+  (tmp_path / "unusable.json").write_text(text)
+  unusable = Unusable(tmp_path, Ledger(), [("a", "b")])
+  unusable.resume()
+  unusable.write()
+  assert listed(tmp_path) == [("a", "b")]
+
+
+def test_waiting_for_the_first_batch_is_no_idle_time(tmp_path):
+  made = []
+
+  def slow(step):
+    if step == 0:
+      time.sleep(0.5)
+      made[0].wait_seconds = 0.5
+    return clips(step)
+
   def batches(start, steps, host, hosts):
-    it = Batches(clips, range(start, start + steps))
-
-    def make(step):
-      if step == 2:
-        it.bad = SimpleNamespace(count=1, names=(("b.wav", "empty"),))
-      return clips(step)
-
-    it.make = make
-    return it
+    made.append(Batches(slow, range(start, start + steps)))
+    return made[0]
 
   outcome = train(make_run(tmp_path, batches=batches))
-  assert outcome.bad_recordings == (("b.wav", "empty"),)
-  assert capsys.readouterr().err.count("unusable recording b.wav: empty") == 1
+  assert outcome.idle_share == 0
 
 
 def test_batches_are_closed_when_something_fails(tmp_path):

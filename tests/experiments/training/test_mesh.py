@@ -6,7 +6,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from experiments.training import mesh as mesh_lib
 from experiments.training.errors import UsageError
-from experiments.training.mesh import MeshConfig, imagined_mesh, make_mesh, specs_for
+from experiments.training.mesh import MeshConfig, imagined_mesh, make_mesh, placements
 
 
 def shapes(**kinds):
@@ -87,7 +87,7 @@ def test_rules_pad_on_the_left_and_the_first_match_wins():
     "head": {"kernel": jax.ShapeDtypeStruct((3, 8), jnp.float32)},
     "bias": jax.ShapeDtypeStruct((8,), jnp.float32),
   }
-  assert specs_for(tree, table, mesh) == {
+  assert jax.tree.map(lambda p: p.spec, placements(tree, table, mesh)) == {
     "blocks": {"up": {"kernel": PartitionSpec(None, "fsdp", "tensor")}},
     "head": {"kernel": PartitionSpec(None, "tensor")},
     "bias": PartitionSpec(),
@@ -96,19 +96,19 @@ def test_rules_pad_on_the_left_and_the_first_match_wins():
 
 def test_every_path_without_a_rule_is_named():
   with pytest.raises(UsageError, match="a/odd, b/odder"):
-    specs_for(shapes(a__odd=(2,), b__odder=(2,), c__bias=(2,)), ((r"bias$", ()),), make_mesh())
+    placements(shapes(a__odd=(2,), b__odder=(2,), c__bias=(2,)), ((r"bias$", ()),), make_mesh())
 
 
 def test_bad_rules_are_named():
   with pytest.raises(UsageError, match=r"w: rule .* names 2 axes, the array has shape \(8,\)"):
-    specs_for(shapes(w=(8,)), ((r"w$", ("embed", "mlp")),), make_mesh())
+    placements(shapes(w=(8,)), ((r"w$", ("embed", "mlp")),), make_mesh())
   with pytest.raises(UsageError, match="w: unknown logical axis 'width'; known are batch, embed"):
-    specs_for(shapes(w=(8,)), ((r"w$", ("width",)),), make_mesh())
+    placements(shapes(w=(8,)), ((r"w$", ("width",)),), make_mesh())
 
 
 def test_a_dimension_that_does_not_divide_stays_whole_and_the_table_says_so():
   mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-  table = mesh_lib.placements(shapes(w=(6, 1000)), ((r"w$", ("embed", "mlp")),), mesh)
+  table = placements(shapes(w=(6, 1000)), ((r"w$", ("embed", "mlp")),), mesh)
   assert table["w"].spec == PartitionSpec(None, "tensor")
   assert table["w"].bytes_per_device == 6 * 1000 * 4 // 2
   text = mesh_lib.format_table(table)
@@ -120,7 +120,7 @@ def test_a_dimension_that_does_not_divide_stays_whole_and_the_table_says_so():
 
 def test_bytes_per_device_are_what_a_device_holds():
   mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-  table = mesh_lib.placements(shapes(w=(8, 12)), ((r"w$", ("embed", "mlp")),), mesh)
+  table = placements(shapes(w=(8, 12)), ((r"w$", ("embed", "mlp")),), mesh)
   sharding = jax.sharding.NamedSharding(mesh, table["w"].spec)
   array = jax.device_put(np.zeros((8, 12), np.float32), sharding)
   assert {s.data.nbytes for s in array.addressable_shards} == {table["w"].bytes_per_device}

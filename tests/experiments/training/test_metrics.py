@@ -102,7 +102,6 @@ def test_the_idle_processes_of_a_pod_write_nothing(tmp_path):
   with metrics.MetricsWriter(tmp_path / "new", active=False) as writer:
     writer.write(1, {"loss": 1.0})
     writer.write(1, {"loss": 1.0})
-    assert writer.summary({"a": 1}) == "a  1"
   assert not (tmp_path / "new").exists()
 
 
@@ -117,13 +116,20 @@ def test_tensorboard_gets_the_same_values(tmp_path, monkeypatch):
   assert list((tmp_path / metrics.TENSORBOARD).iterdir())
 
 
-def test_summary_is_strict_json_and_a_readable_block(tmp_path):
-  values = {"steps": 3, "loss": np.float32(0.25), "knn": {"before": 0.5, "after": math.inf}}
-  with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
-    text = writer.summary(values)
-  read = json.loads((tmp_path / metrics.SUMMARY).read_text())
-  assert read == {"steps": 3, "loss": 0.25, "knn": {"before": 0.5, "after": "inf"}}
-  assert text == "steps  3\nloss   0.25\nknn\n  before  0.5\n  after   inf"
+def test_json_is_strict_and_so_is_its_readable_block(tmp_path):
+  values = {"steps": 3, "loss": np.float32(0.25), "knn": {"before": math.nan, "after": -math.inf}}
+  path = tmp_path / "summary.json"
+  metrics.write_json(path, values)
+  read = json.loads(path.read_text(), parse_constant=pytest.fail)
+  assert read == {"steps": 3, "loss": 0.25, "knn": {"before": "nan", "after": "-inf"}}
+  assert [float(x) for x in read["knn"].values()] == [
+    pytest.approx(math.nan, nan_ok=True),
+    -math.inf,
+  ]
+  assert metrics.block(values) == "steps  3\nloss   0.25\nknn\n  before  nan\n  after   -inf"
+  metrics.write_json(path, [math.inf])
+  assert json.loads(path.read_text(), parse_constant=pytest.fail) == ["inf"]
+  assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_is_an_os_error(tmp_path):

@@ -47,6 +47,19 @@ def test_compiling_is_counted_apart(clock):
   assert speed.audio_hours == pytest.approx(10 * 8 * 10 / 3600)
 
 
+def test_the_first_batch_counts_neither_as_idle_nor_for_the_eta(clock):
+  chrono = make(clock)
+  with chrono.park("start"):
+    clock.now += 30
+  for step in range(1, 11):
+    clock.now += 2
+    chrono.done(step)
+  speed = chrono.speed()
+  assert (speed.idle_share, speed.parked_seconds, speed.compile_seconds) == (0, 0, 0)
+  assert speed.clips_per_second == pytest.approx(8 / 2)
+  assert speed.eta_seconds == pytest.approx(90 * 2)
+
+
 def test_parked_time_slows_the_eta_but_not_the_rate(clock):
   chrono = make(clock)
   for step in range(1, 5):

@@ -27,7 +27,7 @@ def initial(cfg):
   return jax.device_get(init_state(toy.TASK, make_optimiser(cfg, steps=10), one(), 0))
 
 
-def run(mesh, cfg=BASE, task=toy.TASK, steps=3, poison=(), seed=0):
+def run(mesh, cfg=BASE, task=toy.TASK, steps=3, poison=(), seed=0, valid=None):
   """Host copies of the states after each step, and the metrics."""
   step_fn = compiled(mesh, cfg, task, seed)
   first = initial(dataclasses.replace(cfg, accumulate=1))
@@ -38,6 +38,8 @@ def run(mesh, cfg=BASE, task=toy.TASK, steps=3, poison=(), seed=0):
       batch = toy.batch(i)
       if i in poison:
         batch["wave"][3, 2] = poison[i]
+      if valid is not None:
+        batch["valid"] = valid
       state, m = step_fn(state, jax.device_put(batch, batch_sharding(mesh)))
       states.append(jax.device_get(state))
       metrics.append(jax.device_get(m))
@@ -111,6 +113,23 @@ def test_accumulation_is_the_whole_batch_in_pieces():
   plain, pieces = (run(one(), dataclasses.replace(BASE, accumulate=a), toy.SMOOTH) for a in (1, 4))
   assert_close(plain[0][-1].params, pieces[0][-1].params, 1e-6)
   assert_close(plain[1][-1]["loss"], pieces[1][-1]["loss"], 1e-6)
+
+
+@pytest.mark.parametrize("second", [1, 0])
+def test_accumulation_weighs_each_part_with_what_it_counts(second):
+  # Rows 0, 2, ... are the first part and hold nearly all that counts.
+  valid = np.where(np.arange(toy.ROWS) % 2, 0, 9).astype(np.int32)
+  valid[5] = second
+  plain, pieces = (
+    run(one(), dataclasses.replace(BASE, accumulate=a), toy.SMOOTH, seed=1, valid=valid)
+    for a in (1, 2)
+  )
+  assert_close(plain[0][-1].params, pieces[0][-1].params, 1e-6)
+  for name in ("loss", "grad_norm"):
+    np.testing.assert_allclose(
+      [m[name] for m in plain[1]], [m[name] for m in pieces[1]], rtol=1e-5, err_msg=name
+    )
+  assert "counted" not in pieces[1][0]
 
 
 def test_accumulation_threads_the_statistics(reference):

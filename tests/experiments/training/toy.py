@@ -50,9 +50,11 @@ def loss(params, model_state, batch, key, train, *, noise=0.1, statistics=True):
 
   x, _ = jax.lax.scan(block, x, params["blocks"])
   per_row = jnp.mean((x @ params["head"]["kernel"] - batch["target"]) ** 2, axis=1)
-  keep = batch.get("mask", jnp.ones(per_row.shape, bool)).astype(jnp.float32)
-  value = jnp.sum(per_row * keep) / jnp.sum(keep)
-  return value, (model_state, {"draw": jnp.mean(draw)})
+  weight = batch.get("mask", jnp.ones(per_row.shape, bool)).astype(jnp.float32)
+  weight = weight * batch.get("valid", jnp.ones(per_row.shape, jnp.int32))
+  counted = jnp.sum(weight)
+  value = jnp.sum(per_row * weight) / jnp.maximum(counted, 1)
+  return value, (model_state, {"draw": jnp.mean(draw), "counted": counted})
 
 
 TASK = Task(init, loss, PARAM_AXES)

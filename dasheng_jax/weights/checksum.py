@@ -1,5 +1,6 @@
 """A checksum of sharded arrays that no layout changes: saved on 8 devices, verified on 1."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 @jax.jit
-def checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def checksums(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
   """u32[] for every array: the sum, modulo 2^32, of its bit patterns times odd weights by position.
 
   Integer addition commutes, so shards may be summed in any order, and each device reads its own

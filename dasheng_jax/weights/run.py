@@ -1,0 +1,145 @@
+"""The encoder of a training run that has exported none: straight from a checkpoint of the run.
+
+    RUN/checkpoints/STEP/meta   json: configuration, and shape, type and checksum of every array
+    RUN/checkpoints/STEP/state  every array of the training state (orbax)
+
+Only the encoder's arrays are read, whatever the size of the rest. Where the run keeps a moving
+average of its parameters, that is the encoder, as in the export at its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dasheng_jax.blocks import stack_layers
+from dasheng_jax.config import ComputeConfig, DashengConfig
+from dasheng_jax.errors import WeightsError
+from dasheng_jax.mae import init_variables
+from dasheng_jax.weights.checksum import checksums
+from dasheng_jax.weights.table import flatten, unflatten
+
+CHECKPOINTS = "checkpoints"
+
+
+def newest_step(folder: Path) -> Path | None:
+  """The newest complete checkpoint in a run's folder or its checkpoints folder, or `folder` itself.
+
+  None where there is no checkpoint. One that is being written has another name until it is whole.
+  """
+  if (folder / "meta").is_dir() and (folder / "state").is_dir():
+    return folder
+  for parent in (folder / CHECKPOINTS, folder):
+    steps = [step for step in parent.glob("*") if step.name.isdigit() and step.is_dir()]
+    if steps:
+      return max(steps, key=lambda step: int(step.name))
+  return None
+
+
+def read_checkpoint(step: Path) -> tuple[DashengConfig, dict]:
+  """(configuration, encoder variables in numpy, layers stacked) from one checkpoint.
+
+  The configuration computes in float32, with scanned layers, whatever the run did. Raises
+  WeightsError where the checkpoint is damaged, of another model, or written by another version.
+  """
+  meta = _read_meta(step)
+  try:
+    saved, record = meta["config"]["model"], dict(meta["arrays"])
+  except (KeyError, TypeError, ValueError):
+    raise WeightsError(
+      f"{step}: no checkpoint of a Dasheng run (its meta names no model)"
+    ) from None
+  cfg = _restored(DashengConfig(), saved, f"{step}: model")
+  # How the run computed is its own affair, and may need a device that is not here.
+  scanned = cfg.compute.scan
+  cfg = dataclasses.replace(cfg, compute=ComputeConfig(scan=scanned))
+  shapes = jax.eval_shape(functools.partial(init_variables, cfg), jax.random.key(0))
+  kept = "ema" if any(path.startswith("ema/") for path in record) else "params"
+  home = {"params": f"{kept}/encoder", "batch_stats": "model_state/encoder"}
+  wanted = {
+    f"{home[kind]}/{path}": leaf
+    for kind in home
+    for path, leaf in flatten(shapes[kind]["encoder"]).items()
+  }
+  for path, leaf in wanted.items():
+    if list(record.get(path, ()))[:2] != [list(leaf.shape), str(leaf.dtype)]:
+      raise WeightsError(
+        f"{step}: its {path} is not that of the model it names; foreign or damaged"
+      )
+  arrays = _restore(step, wanted)
+  sums = jax.device_get(checksums(arrays))
+  wrong = [path for path in wanted if int(sums[path]) != record[path][2]]
+  if wrong:
+    raise WeightsError(_damaged(step, f"checksum of {wrong[0]} ({len(wrong)} arrays)"))
+  tree = unflatten(arrays)
+  encoder, statistics = tree[kept]["encoder"], tree["model_state"]["encoder"]
+  if not scanned:
+    encoder = {**encoder, "blocks": stack_layers(encoder["blocks"])}
+  return cfg.with_compute(scan=True), {"params": encoder, "batch_stats": statistics}
+
+
+def _read_meta(step: Path) -> dict[str, Any]:
+  path = step / "meta" / "metadata"
+  try:
+    meta = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise WeightsError(_damaged(step, f"meta/metadata: {error}")) from None
+  if not isinstance(meta, dict):
+    raise WeightsError(_damaged(step, "meta/metadata is no json object"))
+  return meta
+
+
+def _restored(default: Any, saved: Any, where: str) -> Any:
+  """`default`, a configuration, with every field as saved; strict about names and types."""
+  names = [field.name for field in dataclasses.fields(default)]
+  if not isinstance(saved, Mapping) or set(saved) != set(names):
+    differing = sorted(set(names) ^ set(saved)) if isinstance(saved, Mapping) else names
+    raise WeightsError(
+      f"{where} was saved by another version of this library (it differs in {', '.join(differing)})"
+    )
+  values = {}
+  for name in names:
+    usual, value = getattr(default, name), saved[name]
+    if dataclasses.is_dataclass(usual):
+      value = _restored(usual, value, f"{where}.{name}")
+    elif type(value) is not type(usual) and not (type(usual) is float and type(value) is int):
+      raise WeightsError(f"{where}.{name} is {value!r}, not a {type(usual).__name__}")
+    values[name] = value
+  try:
+    return type(default)(**values)
+  except ValueError as error:
+    raise WeightsError(f"{where}: {error}") from None
+
+
+def _restore(step: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+  """The wanted arrays of the state, by path, on the host."""
+  import orbax.checkpoint as ocp  # takes seconds, which only those who need it should wait
+
+  item = unflatten(wanted)
+  how = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
+  args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+  try:
+    with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      arrays = flatten(reader.restore((step / "state").absolute(), args=args))
+  except Exception as error:  # orbax and tensorstore raise many kinds for a bad file
+    raise WeightsError(_damaged(step, str(error) or type(error).__name__)) from None
+  for path, leaf in wanted.items():
+    if path not in arrays or arrays[path].shape != leaf.shape:
+      raise WeightsError(_damaged(step, f"{path} is not as its meta says"))
+  return {path: np.asarray(arrays[path]) for path in wanted}
+
+
+def _damaged(step: Path, reason: str) -> str:
+  """One line, with the checkpoints that are left to try."""
+  others = [s.name for s in step.parent.glob("*") if s.name.isdigit() and s.name != step.name]
+  way = f"pass {step.parent / max(others, key=int)} instead" if others else "no other one is there"
+  return f"{step}: damaged checkpoint: {' '.join(reason.split())[:200]}; {way}"

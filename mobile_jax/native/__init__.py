@@ -1,0 +1,28 @@
+"""Inference and depthwise kernels for the CPU, written in C++ and called through `jax.ffi`.
+
+An optional accelerator of the audio CNNs: the first use compiles the sources beside this file with
+the system's C++ compiler, and without one everything runs on XLA alone. Importing this package
+compiles nothing and imports nothing heavy; see `build` for how and where the library is made, and
+`kernels` for the calls.
+
+All maps are float32 and channels-last: `[clip, frequency, time, channel]`.
+"""
+
+import importlib
+
+_HOME = {
+  "available": "build",
+  "dense": "kernels",
+  "depthwise": "kernels",
+  "expand_depthwise": "kernels",
+  "pointwise": "kernels",
+  "pointwise_mean": "kernels",
+  "stem": "kernels",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+  if name not in _HOME:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

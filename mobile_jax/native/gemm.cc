@@ -1,0 +1,154 @@
+#include "gemm.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace mobile {
+
+int pack_panel(const Kernel1x1& kernel, int64_t from, int64_t to, int64_t column, float* panel) {
+  const int valid = static_cast<int>(std::min<int64_t>(kPanel, kernel.columns - column));
+  const int vectors = valid > kLanes ? 2 : 1;
+  const int64_t size = kernel.depth * kernel.columns;
+  for (int64_t k = from; k < to; ++k) {
+    const float* row = kernel.data + k * kernel.columns + column;
+    for (int v = 0; v < vectors; ++v, panel += kLanes) {
+      const float* source = row + v * kLanes;
+      const int n = valid - v * kLanes;
+      Vec value = load_upto(source, n);
+      if (kernel.mix != nullptr) {
+        value *= splat(kernel.mix[0]);
+        for (int64_t m = 1; m < kernel.mixed; ++m) {
+          value += splat(kernel.mix[m]) * load_upto(source + m * size, n);
+        }
+      }
+      if (kernel.scale != nullptr) value *= splat(kernel.scale[k]);
+      store(panel, value);
+    }
+  }
+  return vectors;
+}
+
+namespace {
+
+// Residual, stores of part of a vector, and sums, for `rows` activated rows.
+//
+// Shared by all tile sizes and so not inlined: the round trip of a tile through the first-level
+// cache costs less than a fast compile is worth.
+__attribute__((noinline)) void finish_tile(Vec* sums, int rows, int vectors, int64_t row,
+                                           const Finish& finish) {
+  for (int v = 0; v < vectors; ++v) {
+    const int n = finish.columns - v * kLanes;
+    const int64_t at = row * finish.out_stride + v * kLanes;
+    if (finish.residual != nullptr) {
+      const float* residual = finish.residual + at;
+      for (int r = 0; r < rows; ++r, residual += finish.out_stride) {
+        sums[r * vectors + v] += load_upto(residual, n);
+      }
+    }
+    if (finish.out != nullptr) {
+      float* out = finish.out + at;
+      for (int r = 0; r < rows; ++r, out += finish.out_stride) {
+        store_upto(out, sums[r * vectors + v], n);
+      }
+    }
+    if (finish.sums != nullptr) {
+      Vec total = load(finish.sums + v * kLanes);
+      for (int r = 0; r < rows; ++r) total += sums[r * vectors + v];
+      store(finish.sums + v * kLanes, total);
+    }
+  }
+}
+
+// The tile keeps R x V accumulators in registers. Row addresses are formed from every third row
+// plus 0, 1 or 2 strides, which an address can hold: fourteen pointers would spill.
+template <int R, int V>
+void tile(const float* x, int64_t stride, int64_t depth, const float* panel, const Finish& finish,
+          int64_t row) {
+  constexpr int kBases = (R + 2) / 3;
+  const float* base[kBases];
+  for (int i = 0; i < kBases; ++i) base[i] = x + 3 * i * stride;
+  Vec sum[R][V];
+  if (finish.partial != nullptr) {
+    const float* partial = finish.partial + row * kPanel;
+#pragma GCC unroll 28
+    for (int i = 0; i < R * V; ++i) {
+      sum[i / V][i % V] = load(partial + i / V * kPanel + i % V * kLanes);
+    }
+  } else {
+    for (int v = 0; v < V; ++v) {
+      const Vec bias = finish.bias != nullptr ? load(finish.bias + v * kLanes) : Vec{};
+      for (int r = 0; r < R; ++r) sum[r][v] = bias;
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec w[V];
+    for (int v = 0; v < V; ++v) w[v] = load(panel + v * kLanes);
+    panel += V * kLanes;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec a = splat(base[r / 3][(r % 3) * stride + k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] += a * w[v];
+    }
+  }
+  if (finish.activation == Activation::kRelu) {
+#pragma GCC unroll 28
+    for (int i = 0; i < R * V; ++i) {
+      sum[i / V][i % V] = activate(sum[i / V][i % V], Activation::kRelu);
+    }
+  } else if (finish.activation == Activation::kHardswish) {
+#pragma GCC unroll 28
+    for (int i = 0; i < R * V; ++i) {
+      sum[i / V][i % V] = activate(sum[i / V][i % V], Activation::kHardswish);
+    }
+  }
+  if (finish.plain) {
+    float* out = finish.out + row * finish.out_stride;
+    if (finish.residual != nullptr) {
+      const float* residual = finish.residual + row * finish.out_stride;
+#pragma GCC unroll 14
+      for (int r = 0; r < R; ++r, residual += finish.out_stride) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] += load(residual + v * kLanes);
+      }
+    }
+#pragma GCC unroll 14
+    for (int r = 0; r < R; ++r, out += finish.out_stride) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) store(out + v * kLanes, sum[r][v]);
+    }
+    return;
+  }
+  Vec sums[R * V];
+#pragma GCC unroll 28
+  for (int i = 0; i < R * V; ++i) sums[i] = sum[i / V][i % V];
+  finish_tile(sums, R, V, row, finish);
+}
+
+using Tile = void (*)(const float*, int64_t, int64_t, const float*, const Finish&, int64_t);
+
+template <int V, int... R>
+const Tile* tiles(std::integer_sequence<int, R...>) {
+  static const Tile table[] = {tile<R + 1, V>...};
+  return table;
+}
+
+}  // namespace
+
+void multiply_rows(const float* x, int64_t stride, int64_t rows, int64_t depth, const float* panel,
+                   int vectors, const Finish& wanted) {
+  Finish finish = wanted;
+  finish.plain =
+      finish.out != nullptr && finish.sums == nullptr && finish.columns >= vectors * kLanes;
+  using Sizes = std::make_integer_sequence<int, kTileRows>;
+  const Tile* table = vectors == 2 ? tiles<2>(Sizes{}) : tiles<1>(Sizes{});
+  // Equal tiles: a last tile of one row would leave the multipliers waiting for its additions.
+  const int64_t count = ceil_div(rows, kTileRows);
+  for (int64_t i = 0, row = 0; i < count; ++i) {
+    const int64_t next = rows * (i + 1) / count;
+    table[next - row - 1](x + row * stride, stride, depth, panel, finish, row);
+    row = next;
+  }
+}
+
+}  // namespace mobile

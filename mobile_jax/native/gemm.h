@@ -1,0 +1,39 @@
+// Rows of a map times one panel of a 1x1 kernel: the matrix product under every 1x1 convolution.
+#pragma once
+
+#include "simd.h"
+
+namespace mobile {
+
+// The static or dynamic kernel of a 1x1 convolution, and what is folded in while it is packed.
+struct Kernel1x1 {
+  const float* data;      // [depth, columns] row-major, or `mixed` of them one after the other
+  int64_t depth;
+  int64_t columns;
+  const float* scale;     // [depth]: a factor per input channel, or null
+  const float* mix;       // [mixed]: the weight of each kernel in a dynamic convolution, or null
+  int64_t mixed;
+};
+
+// Copies rows [from, to), columns [column, column + kPanel) to panel[to - from][vectors * kLanes],
+// zeros past the kernel's last column. Returns the number of vectors: 1 if that is enough.
+int pack_panel(const Kernel1x1& kernel, int64_t from, int64_t to, int64_t column, float* panel);
+
+// What happens to a finished row of the product.
+struct Finish {
+  const float* bias;      // kPanel values, or null
+  Activation activation;
+  float* out;             // first row, first column; null if only the sums are wanted
+  int64_t out_stride;
+  const float* residual;  // laid out like out, or null; added after the activation
+  float* sums;            // kPanel column sums, added to; or null
+  int columns;            // valid columns: no others are read or written
+  const float* partial;   // [rows][kPanel] of unfinished sums to go on with, bias included; or null
+  bool plain;             // set by multiply_rows: full vectors to store and no sums
+};
+
+// x [rows, depth] with the given row stride times panel [depth, vectors * kLanes].
+void multiply_rows(const float* x, int64_t stride, int64_t rows, int64_t depth, const float* panel,
+                   int vectors, const Finish& finish);
+
+}  // namespace mobile

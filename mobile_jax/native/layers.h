@@ -1,0 +1,83 @@
+// The layers that Python calls, over plain pointers. Maps are [batch, f, t, channels], row-major.
+#pragma once
+
+#include "depthwise.h"
+#include "gemm.h"
+#include "parallel.h"
+
+namespace mobile {
+
+struct ExpandDepthwise {
+  int64_t batch, f, t, channels;  // of x
+  int64_t expanded;
+  DepthwiseShape shape;
+  Activation activation;            // after the expansion
+  Activation depthwise_activation;  // after the depthwise convolution, unless there are lines
+  const float* x;
+  const float* expand_kernel;  // [channels, expanded], or null: the depthwise reads x itself
+  bool expand_per_clip;        // a leading batch axis
+  const float* expand_mix;     // [batch, expand_mixed] or null
+  int64_t expand_mixed;
+  const float* expand_bias;       // [expanded] or null
+  const float* depthwise_kernel;  // [taps, taps, expanded]
+  bool depthwise_per_clip;
+  const float* depthwise_bias;  // [expanded] or null
+  const float* lines;           // dynamic ReLU [batch, expanded, 2 * line_count] or null
+  int64_t line_count;
+  const float* gate_f;  // [batch, f2, expanded] or null
+  const float* gate_t;  // [batch, t2, expanded] or null
+  float* y;             // [batch, f2, t2, expanded]
+  float* pooled;        // [batch, expanded] or null: mean of y over f2 and t2
+};
+void expand_depthwise(const Threads& threads, const ExpandDepthwise& layer);
+
+struct Pointwise {
+  int64_t batch, positions, channels, out_channels;
+  Activation activation;
+  const float* x;       // [batch, positions, channels]
+  const float* kernel;  // [channels, out_channels]
+  bool per_clip;
+  const float* mix;  // [batch, mixed] or null
+  int64_t mixed;
+  const float* bias;      // [out_channels] or null
+  const float* scale;     // [batch, channels] or null
+  const float* residual;  // like y, or null
+  float* y;               // [batch, positions, out_channels] or null
+  float* pooled;          // [batch, out_channels] or null: mean of y over the positions
+};
+void pointwise(const Threads& threads, const Pointwise& layer);
+
+struct Stem {
+  int64_t batch, f, t, channels;
+  Activation activation;
+  const float* x;       // [batch, f, t]
+  const float* kernel;  // [3, 3, channels]
+  const float* bias;    // [channels]
+  float* y;             // [batch, (f + 1) / 2, (t + 1) / 2, channels]
+};
+void stem(const Threads& threads, const Stem& layer);
+
+struct Dense {
+  int64_t rows, features, columns;
+  Activation activation;
+  const float* x;       // [rows, features]
+  const float* kernel;  // [features, columns]
+  const float* bias;    // [columns] or null
+  float* y;             // [rows, columns]
+};
+void dense(const Threads& threads, const Dense& layer);
+
+struct DepthwiseGradient {
+  int64_t batch, f, t, channels;  // of x
+  DepthwiseShape shape;
+  bool per_clip;
+  const float* dy;  // [batch, f2, t2, channels]
+};
+// kernel as in the forward pass; dx like x.
+void depthwise_input_gradient(const Threads& threads, const DepthwiseGradient& layer,
+                              const float* kernel, float* dx);
+// dkernel like the kernel: summed over the batch unless per clip.
+void depthwise_kernel_gradient(const Threads& threads, const DepthwiseGradient& layer,
+                               const float* x, float* dkernel);
+
+}  // namespace mobile

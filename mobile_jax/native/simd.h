@@ -1,0 +1,94 @@
+// One vector type for the widest float32 registers of the machine that compiles this file.
+//
+// Arithmetic uses the compiler's vector operators; intrinsics appear here only, where the operators
+// have no good spelling (minimum, maximum, broadcast, partial loads and stores).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace mobile {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kTileRows = 14;  // 14 x 2 sums, 2 kernel vectors, 1 broadcast: 31 of 32 registers
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+constexpr int kTileRows = 6;  // 6 x 2 + 2 + 1 of 16 registers
+#else
+constexpr int kLanes = 4;
+constexpr int kTileRows = 12;  // 12 x 2 + 2 + 1 of 32 registers
+#endif
+constexpr int kPanelVectors = 2;
+constexpr int kPanel = kPanelVectors * kLanes;  // channels that travel together through all kernels
+
+using Vec = float __attribute__((vector_size(kLanes * sizeof(float))));
+using LooseVec = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+
+inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
+inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
+
+#if defined(__AVX512F__)
+inline Vec splat(float v) { return _mm512_set1_ps(v); }
+// The second operand is what x86 returns for a NaN in either, so NaNs of `x` survive.
+inline Vec at_least(Vec x, Vec low) { return _mm512_max_ps(low, x); }
+inline Vec at_most(Vec x, Vec high) { return _mm512_min_ps(high, x); }
+inline Vec load_part(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+inline void store_part(float* p, Vec v, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+#else
+#if defined(__AVX__)
+inline Vec splat(float v) { return _mm256_set1_ps(v); }
+inline Vec at_least(Vec x, Vec low) { return _mm256_max_ps(low, x); }
+inline Vec at_most(Vec x, Vec high) { return _mm256_min_ps(high, x); }
+#elif defined(__aarch64__)
+inline Vec splat(float v) { return vdupq_n_f32(v); }
+inline Vec at_least(Vec x, Vec low) { return vmaxq_f32(x, low); }
+inline Vec at_most(Vec x, Vec high) { return vminq_f32(x, high); }
+#else
+inline Vec splat(float v) { return Vec{v, v, v, v}; }
+inline Vec at_least(Vec x, Vec low) { return x < low ? low : x; }
+inline Vec at_most(Vec x, Vec high) { return x > high ? high : x; }
+#endif
+inline Vec load_part(const float* p, int n) {
+  Vec v{};
+  std::memcpy(&v, p, n * sizeof(float));
+  return v;
+}
+inline void store_part(float* p, Vec v, int n) { std::memcpy(p, &v, n * sizeof(float)); }
+#endif
+
+// `n` floats or a full vector, whichever is less: nothing past a buffer is read or written.
+inline Vec load_upto(const float* p, int n) { return n >= kLanes ? load(p) : load_part(p, n); }
+inline void store_upto(float* p, Vec v, int n) {
+  if (n >= kLanes) {
+    store(p, v);
+  } else {
+    store_part(p, v, n);
+  }
+}
+
+// The sigmoid is known to the linear layer alone.
+enum class Activation : int64_t { kNone = 0, kRelu = 1, kHardswish = 2, kSigmoid = 3 };
+
+inline Vec activate(Vec x, Activation kind) {
+  if (kind == Activation::kRelu) return at_least(x, Vec{});
+  if (kind == Activation::kHardswish) {
+    return x * at_most(at_least(x + splat(3.0f), Vec{}), splat(6.0f)) * splat(1.0f / 6.0f);
+  }
+  return x;
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace mobile

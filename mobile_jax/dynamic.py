@@ -1,0 +1,217 @@
+"""The parts of a dynamic block: context, dynamic convolution, dynamic ReLU (section 5).
+
+x[b, f, t, c] --mean over t--> [b, f, c] \\
+                  --mean over f--> [b, t, c]  } side by side, 1x1 to H, norm, hardswish
+|-- mean over all f + t places --> context [b, H]
+|-- frequency part, 1x1 --> gate [b, f, e]
+`-- time part, 1x1 -------> gate [b, t, e]
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mobile_jax.config import AttentionAxes, Sequences
+from mobile_jax.fused import Folded
+from mobile_jax.layers import Kind, Linear, kaiming_fan_out
+from mobile_jax.norm import BatchNorm
+from mobile_jax.ops import depthwise, hardswish, pointwise
+
+
+class ContextOutputs(NamedTuple):
+  """context f32[b, h]; frequency f32[b, f, e] and time f32[b, t, e] before their sigmoid."""
+
+  context: jax.Array
+  frequency: jax.Array | None
+  time: jax.Array | None
+
+
+class Context(nn.Module):
+  """Context generation: one vector for the clip, and the gates of coordinate attention.
+
+  gates: which axes get one. sequences: see `DyMNConfig`.
+  """
+
+  inputs: int
+  size: int
+  expanded: int
+  stride: int
+  gates: AttentionAxes | None
+  sequences: Sequences = "shared"
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b f t c"], train: bool = False) -> ContextOutputs:
+    x = x.astype(jnp.float32)
+    # Frequency first, as in the released code; the paper writes the other order.
+    parts = jnp.mean(x, axis=2), jnp.mean(x, axis=1)
+    if self.sequences == "separate":
+      by_frequency = _Joint(self.inputs, self.size, name="joint_frequency")(parts[0], train)
+      by_time = _Joint(self.inputs, self.size, name="joint_time")(parts[1], train)
+      both = jnp.concatenate([by_frequency, by_time], axis=1)
+    else:
+      both = jnp.concatenate(parts, axis=1)
+      both = _Joint(self.inputs, self.size, name="joint")(both, train)
+      by_frequency, by_time = jnp.split(both, [x.shape[1]], axis=1)
+    if self.sequences == "concatenated":
+      means = [jnp.mean(by_frequency, axis=1), jnp.mean(by_time, axis=1)]
+      context = jnp.concatenate(means, axis=-1)
+    else:
+      # One mean over all places: the longer axis weighs more.
+      context = jnp.mean(both, axis=1)
+    frequency = time = None
+    if self.gates in ("both", "frequency"):
+      frequency = Linear(self.size, self.expanded, name="frequency")(self._pool(by_frequency))
+    if self.gates in ("both", "time"):
+      time = Linear(self.size, self.expanded, name="time")(self._pool(by_time))
+    return ContextOutputs(context, frequency, time)
+
+  def _pool(self, x: Float[Array, "b n h"]) -> Float[Array, "b m h"]:
+    """Means of three places at stride 2; the zeros beyond the ends count (section 0, point 10)."""
+    if self.stride == 1:
+      return x
+    count = (x.shape[1] - 1) // 2 + 1
+    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+    shifted = [padded[:, i : i + 2 * (count - 1) + 1 : 2] for i in range(3)]
+    return (shifted[0] + shifted[1] + shifted[2]) * (1.0 / 3.0)
+
+
+class _Joint(nn.Module):
+  """The 1x1 convolution that both sequences share, its norm and its hardswish."""
+
+  inputs: int
+  size: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n c"], train: bool) -> Float[Array, "b n h"]:
+    kernel = self.param("kernel", kaiming_fan_out(self.size), (self.inputs, self.size))
+    norm = BatchNorm(self.size, name="norm")
+    if train:
+      y = norm(jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST), train=True)
+    else:
+      scale, bias = norm.folded()
+      y = jnp.matmul(x, kernel * scale[None], precision=jax.lax.Precision.HIGHEST)
+      y = y + bias[None, None]
+    return hardswish(y)
+
+
+class DynamicConvNorm(nn.Module):
+  """K kernels mixed anew for each clip, and the batch norm behind the convolution.
+
+  kernels f32[K, c, d] (pointwise) or f32[K, k, k, c] (depthwise); a router maps the context to K
+  weights, softmax((context @ W + b) / temperature). Mixing the kernels first and convolving once
+  costs one convolution, not K.
+  """
+
+  kind: Kind
+  inputs: int
+  outputs: int
+  context: int
+  kernels: int
+  size: int = 1
+  stride: int = 1
+  dilation: int = 1
+  form: str = "xla"
+
+  def setup(self):
+    """The kernels, the router and the norm."""
+    shape: tuple[int, ...] = (self.size, self.size, self.outputs)
+    if self.kind == "pointwise":
+      shape = (self.inputs, self.outputs)
+    init = kaiming_fan_out(self.outputs * self.size**2)
+    self.kernel = self.param("kernel", init, (self.kernels, *shape))
+    self.router = Linear(self.context, self.kernels)
+    self.norm = BatchNorm(self.outputs)
+
+  def __call__(
+    self,
+    x: Float[Array, "b f t c"],
+    context: Float[Array, "b h"],
+    temperature: jax.Array | float,
+    train: bool = False,
+  ) -> jax.Array:
+    """Convolved, then normalised: the form of training."""
+    kernel = self.mixed(context, temperature)
+    if self.kind == "pointwise":
+      y = pointwise(x, kernel)
+    else:
+      y = depthwise(x, kernel, self.stride, self.dilation, self.form)
+    return self.norm(y, train).astype(x.dtype)
+
+  def folded(self, context: Float[Array, "b h"], temperature: jax.Array | float) -> Folded:
+    """Kernels per clip with the norm of inference folded in, and one bias for all clips."""
+    scale, bias = self.norm.folded()
+    # Into the mixed kernel: it is smaller than the K kernels as long as the batch is less than K,
+    # and reading those is what a dynamic convolution of one clip costs most.
+    mixed = self.mixed(context, temperature)
+    return Folded(mixed * scale.reshape((1,) * (mixed.ndim - 1) + scale.shape), bias)
+
+  def mixed(self, context: Float[Array, "b h"], temperature: jax.Array | float) -> jax.Array:
+    """One kernel per clip: f32[b, ...]."""
+    share = nn.softmax(self.router(context) / temperature, axis=-1)
+    return mix(share, self.kernel)
+
+
+# Up to this many clips the kernels are mixed as a fused sum, which reads them once per clip; a
+# matrix product reads them once for all, but XLA:CPU runs a short one on one core.
+_FEW = 2
+
+
+def mix(share: Float[Array, "b n"], kernels: Float[Array, "n ..."]) -> Float[Array, "b ..."]:
+  """sum_n share[b, n] kernels[n]."""
+  if share.shape[0] <= _FEW:
+    wide = (slice(None), *(None,) * (kernels.ndim - 1))
+    terms = [share[:, n][wide] * kernels[n][None] for n in range(kernels.shape[0])]
+    return functools.reduce(jnp.add, terms)
+  flat = jnp.matmul(
+    share, kernels.reshape(kernels.shape[0], -1), precision=jax.lax.Precision.HIGHEST
+  )
+  return flat.reshape(share.shape[0], *kernels.shape[1:])
+
+
+class DynamicRelu(nn.Module):
+  """Coefficients of Dy-ReLU, variant B, per clip and channel (reference text, section 5.5)."""
+
+  channels: int
+  context: int
+  pieces: int
+
+  @nn.compact
+  def __call__(self, context: Float[Array, "b h"]) -> Float[Array, "b c pieces2"]:
+    """f32[b, c, 2 M]: M slopes, then M intercepts; at theta = 0 it is ReLU's first slope alone."""
+    raw = Linear(self.context, 2 * self.pieces * self.channels, name="coefficients")(context)
+    theta = (2 * nn.sigmoid(raw) - 1).reshape(-1, self.channels, 2 * self.pieces)
+    reach, start = relu_constants(self.pieces)
+    return theta * reach[None, None] + start[None, None]
+
+
+def relu_constants(pieces: int) -> tuple[np.ndarray, np.ndarray]:
+  """(lambda, start) f32[2 M] of Dy-ReLU: the first slope in 0..2, others in -1..1, halves for
+  intercepts. State dicts carry them as buffers `lambdas` and `init_v`.
+  """
+  reach = np.array([1.0] * pieces + [0.5] * pieces, np.float32)
+  start = np.array([1.0] + [0.0] * (2 * pieces - 1), np.float32)
+  return reach, start
+
+
+def temperature_at(
+  epoch: jax.Array | float,
+  *,
+  start: float = 30.0,
+  first_slope: float = 1.0,
+  second_slope: float = 0.02,
+  end: float = 1.0,
+) -> jax.Array:
+  """Temperature of the Dy-Conv softmax in an epoch counted from 0 (reference text, section 5.4).
+
+  Two lines that cross at 1, and a floor: 30, 29, ..., 1 with the released settings, where the
+  second line never matters.
+  """
+  second = 1 + second_slope * (start - 1) / first_slope - second_slope * epoch
+  return jnp.maximum(jnp.maximum(start - first_slope * epoch, second), end)

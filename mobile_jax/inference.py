@@ -1,0 +1,50 @@
+"""Waves to log-mels and tags: the pure functions behind `load_model`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dasheng_jax.errors import ConfigError
+from mobile_jax.network import Config, Variables, infer
+from pipelines.kaldi_mel import log_mel_32k
+
+
+def tag(
+  cfg: Config, variables: Variables, wave: Float[Array, "b s"]
+) -> tuple[Float[Array, "b classes"], Float[Array, "b c"]]:
+  """(logits, pooled features) of waves f32[b, s] in [-1, 1] at `cfg.mel.sample_rate` (32 kHz).
+
+  Any length of at least 514 samples (16 ms). Logits are of independent tags: take a sigmoid.
+  Raises ConfigError for a wave of another rank or type, or too short.
+  """
+  outputs = infer(cfg, variables, log_mel(cfg, wave))
+  return outputs.logits, outputs.features
+
+
+def log_mel(cfg: Config, wave: Float[Array, "b s"]) -> Float[Array, "b f frames"]:
+  """Normalised log-mel of checked waves."""
+  check_wave(cfg, wave)
+  return log_mel_32k(wave, cfg.mel)
+
+
+def check_wave(cfg: Config, wave: jax.Array) -> None:
+  """ConfigError, at trace time, for input that the front end cannot take."""
+  if not hasattr(wave, "dtype"):
+    raise ConfigError(f"wave is a {type(wave).__name__}; expected an array: use jnp.asarray(wave)")
+  shape = jnp.shape(wave)
+  if len(shape) != 2:
+    raise ConfigError(
+      f"wave has shape {shape}; expected [batch, samples]: use wave[None] for one clip, "
+      "average channels to mono"
+    )
+  if not jnp.issubdtype(jnp.result_type(wave), jnp.floating):
+    raise ConfigError(
+      f"wave is {jnp.result_type(wave)}; expected floats in [-1, 1]: divide 16-bit samples by 32768"
+    )
+  if shape[0] == 0 or shape[1] < cfg.mel.min_samples:
+    raise ConfigError(
+      f"wave of shape {shape} is too short: at least one clip of {cfg.mel.min_samples} samples "
+      f"({1000 * cfg.mel.min_samples / cfg.mel.sample_rate:.0f} ms) is needed; pad with zeros"
+    )

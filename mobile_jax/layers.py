@@ -1,0 +1,157 @@
+"""Convolution with batch norm, and squeeze-and-excitation: what all these networks are made of."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mobile_jax.config import Aggregate, make_divisible
+from mobile_jax.fused import Folded
+from mobile_jax.norm import BatchNorm
+from mobile_jax.ops import depthwise, per_channel, pointwise, stem
+
+Kind = Literal["stem", "pointwise", "depthwise"]
+# Which axis of a map [b, f, t, c] each squeeze-and-excitation rescales.
+AXES = {"c": 3, "f": 1, "t": 2}
+
+
+def kaiming_fan_out(outputs: int) -> nn.initializers.Initializer:
+  """N(0, 2 / outputs): outputs = channels * k * k, for depthwise kernels too, as released."""
+  return nn.initializers.normal(math.sqrt(2 / outputs))
+
+
+# Every linear layer starts from N(0, 0.01) (reference text, section 4).
+LINEAR_INIT = nn.initializers.normal(0.01)
+
+
+class Linear(nn.Module):
+  """y = x @ kernel + bias in float32; kernel f32[in, out] of N(0, 0.01), bias of 0."""
+
+  inputs: int
+  outputs: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*axes c"]) -> Float[Array, "*axes d"]:
+    kernel = self.param("kernel", LINEAR_INIT, (self.inputs, self.outputs))
+    bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+    y = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+    return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+
+
+class ConvNorm(nn.Module):
+  """A convolution without bias and the batch norm behind it.
+
+  kernel: [3, 3, c] of the stem, [c, d] of a pointwise, [k, k, c] of a depthwise convolution.
+  """
+
+  kind: Kind
+  inputs: int
+  outputs: int
+  size: int = 1
+  stride: int = 1
+  dilation: int = 1
+  kernels: str = "xla"
+
+  def setup(self):
+    """The kernel, and the norm's variables under "norm"."""
+    shape: tuple[int, ...] = (self.size, self.size, self.outputs)
+    if self.kind == "pointwise":
+      shape = (self.inputs, self.outputs)
+    self.kernel = self.param("kernel", kaiming_fan_out(self.outputs * self.size**2), shape)
+    self.norm = BatchNorm(self.outputs)
+
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Convolved, then normalised: the form of training."""
+    match self.kind:
+      case "stem":
+        y = stem(x, self.kernel)
+      case "pointwise":
+        y = pointwise(x, self.kernel)
+      case _:
+        y = depthwise(x, self.kernel, self.stride, self.dilation, self.kernels)
+    return self.norm(y, train).astype(x.dtype)
+
+  def folded(self) -> Folded:
+    """Kernel and bias with the norm of inference folded in."""
+    scale, bias = self.norm.folded()
+    return Folded(self.kernel * scale.reshape((1,) * (self.kernel.ndim - 1) + scale.shape), bias)
+
+
+class SqueezeExcite(nn.Module):
+  """Gates for one axis of a map from its mean over the other two (reference text, section 3.2)."""
+
+  size: int
+  reduction: int = 4
+
+  @nn.compact
+  def __call__(
+    self, mean: Float[Array, "b n"]
+  ) -> tuple[Float[Array, "b n"], Float[Array, "b squeezed"]]:
+    """(gate in 0..1, bottleneck before its ReLU)."""
+    bottleneck = make_divisible(self.size // self.reduction)
+    squeezed = Linear(self.size, bottleneck, name="down")(mean)
+    gate = Linear(bottleneck, self.size, name="up")(jnp.maximum(squeezed, 0.0))
+    return nn.sigmoid(gate), squeezed
+
+
+def rescale(x: Float[Array, "b f t c"], gate: Float[Array, "b n"], axis: int) -> jax.Array:
+  """The map times a gate along one of its axes."""
+  shape = [x.shape[0], 1, 1, 1]
+  shape[axis] = gate.shape[1]
+  return x * gate.reshape(shape)
+
+
+def aggregate(maps: list[jax.Array], how: Aggregate) -> jax.Array:
+  """Maps of concurrent squeeze-and-excitations, joined element by element."""
+  if how in ("avg", "add"):
+    total = functools.reduce(jnp.add, maps)
+    return total / len(maps) if how == "avg" else total
+  # Selection by comparison, not jnp.maximum: see `fused.dynamic_relu`.
+  better = jnp.greater if how == "max" else jnp.less
+  return functools.reduce(lambda a, b: jnp.where(better(b, a), b, a), maps)
+
+
+class Excitation(nn.Module):
+  """Squeeze-and-excitation over one or several axes of a map at once.
+
+  Returns what the projection has to multiply in: for channels alone a gate per channel, which it
+  can take into its kernel; for anything else the rescaled map.
+  """
+
+  axes: tuple[str, ...]
+  sizes: tuple[int, ...]
+  reduction: int
+  how: Aggregate
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b f t c"], mean: Float[Array, "b c"]
+  ) -> tuple[jax.Array, jax.Array | None, dict[str, jax.Array]]:
+    """(map, gate per channel still to be multiplied in, bottlenecks by axis)."""
+    maps, gates, squeezed = [], [], {}
+    for axis, size in zip(self.axes, self.sizes, strict=True):
+      others = tuple({1, 2, 3} - {AXES[axis]})
+      pooled = mean if axis == "c" else jnp.mean(x.astype(jnp.float32), axis=others)
+      if pooled.shape[1] != size:
+        raise ValueError(
+          f"squeeze-and-excitation over {axis!r} was built for {size} places and meets "
+          f"{pooled.shape[1]}: set mel.mel_bins and frames to the input's size"
+        )
+      gate, squeezed[axis] = SqueezeExcite(size, self.reduction, name=f"se_{axis}")(pooled)
+      gates.append(gate)
+      if self.axes != ("c",):
+        maps.append(rescale(x, gate, AXES[axis]).astype(x.dtype))
+    if self.axes == ("c",):
+      return x, gates[0], squeezed
+    return aggregate(maps, self.how), None, squeezed
+
+
+def gated(x: Float[Array, "b f t c"], gate: jax.Array | None) -> jax.Array:
+  """The map times a gate per channel, if there is one."""
+  return x if gate is None else (x * per_channel(gate)).astype(x.dtype)

@@ -1,0 +1,79 @@
+"""A configuration's network as pure functions of its variables."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax.dymn import DyMN
+from mobile_jax.mn import MN, Outputs
+
+Config = MNConfig | DyMNConfig
+Variables = dict
+
+
+def module_of(cfg: Config) -> MN | DyMN:
+  """The Linen module of a configuration."""
+  return DyMN(cfg) if isinstance(cfg, DyMNConfig) else MN(cfg)
+
+
+def init_variables(cfg: Config, key: jax.Array) -> Variables:
+  """Fresh {"params", "batch_stats"} as the released code draws them (reference text, section 4).
+
+  Works under `jax.eval_shape`: any size can be inspected without allocating it.
+  """
+  # Shapes of parameters depend on the input's size with squeeze-and-excitation over its axes alone.
+  frames = cfg.frames if isinstance(cfg, MNConfig) and "t" in cfg.squeezed else 32
+  log_mel = jnp.zeros((1, cfg.mel.mel_bins, frames), jnp.float32)
+  return module_of(cfg.with_compute(kernels="xla")).init(key, log_mel)
+
+
+def shapes(cfg: Config) -> Variables:
+  """Shapes and types of the variables; nothing is allocated."""
+  return jax.eval_shape(functools.partial(init_variables, cfg), jax.random.key(0))
+
+
+def infer(
+  cfg: Config,
+  variables: Variables,
+  log_mel: Float[Array, "b f frames"],
+  *,
+  temperature: jax.Array | float | None = None,
+) -> Outputs:
+  """Inference on normalised log-mels, with running statistics and without dropout.
+
+  temperature: of DyMN's dynamic convolutions; None takes the configuration's.
+  """
+  extra = {"temperature": temperature} if isinstance(cfg, DyMNConfig) else {}
+  return module_of(cfg).apply(variables, log_mel, **extra)
+
+
+def train_outputs(
+  cfg: Config,
+  variables: Variables,
+  log_mel: Float[Array, "b f frames"],
+  key: jax.Array | None,
+  *,
+  temperature: jax.Array | float | None = None,
+) -> tuple[Outputs, Variables]:
+  """(outputs, new batch statistics) of a training step's forward pass.
+
+  key: of the dropout; None switches dropout off. temperature: of this step, see
+  `dynamic.temperature_at`.
+  """
+  if key is None:
+    cfg, key = _without_dropout(cfg), jax.random.key(0)
+  extra = {"temperature": temperature} if isinstance(cfg, DyMNConfig) else {}
+  outputs, updated = module_of(cfg).apply(
+    variables, log_mel, True, rngs={"dropout": key}, mutable=["batch_stats"], **extra
+  )
+  return outputs, updated["batch_stats"]
+
+
+def _without_dropout(cfg: Config) -> Config:
+  return dataclasses.replace(cfg, dropout=0.0)

@@ -1,0 +1,60 @@
+"""Batch normalisation with PyTorch's rule for the running variance, foldable into a convolution."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class BatchNorm(nn.Module):
+  """Normalises the last axis over all the others (reference text, section 0, point 2).
+
+  Training uses the batch's mean and biased variance and moves the running variance towards the
+  unbiased one, which Flax's own BatchNorm does not. Under jit the batch is the global one: one set
+  of statistics on any mesh. State, in the collection "batch_stats": mean f32[c], var f32[c], count
+  i32[] (batches seen). momentum is PyTorch's: running = (1 - momentum) running + momentum batch.
+  """
+
+  channels: int
+  eps: float = 1e-3
+  momentum: float = 0.01
+
+  def setup(self):
+    """Scale and bias, and the running statistics."""
+    size = (self.channels,)
+    self.scale = self.param("scale", nn.initializers.ones, size)
+    self.bias = self.param("bias", nn.initializers.zeros, size)
+    self.mean = self.variable("batch_stats", "mean", jnp.zeros, size)
+    self.var = self.variable("batch_stats", "var", jnp.ones, size)
+    self.count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+
+  def __call__(self, x: Float[Array, "*axes c"], train: bool = False) -> Float[Array, "*axes c"]:
+    """Normalised with the batch's statistics in training, with the running ones otherwise."""
+    if not train:
+      scale, bias = self.folded()
+      return x * _wide(scale, x) + _wide(bias, x)
+    x = x.astype(jnp.float32)
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axis=axes)
+    centred = x - _wide(mean, x)
+    var = jnp.mean(jnp.square(centred), axis=axes)
+    if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+      values = x.size // self.channels
+      unbiased = var * (values / max(values - 1, 1))
+      keep = 1 - self.momentum
+      self.mean.value = keep * self.mean.value + self.momentum * mean
+      self.var.value = keep * self.var.value + self.momentum * unbiased
+      self.count.value = self.count.value + 1
+    scale = self.scale * jax.lax.rsqrt(var + self.eps)
+    return centred * _wide(scale, x) + _wide(self.bias, x)
+
+  def folded(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """(scale, bias) of inference: x * scale + bias. A convolution before it can take both in."""
+    scale = self.scale * jax.lax.rsqrt(self.var.value + self.eps)
+    return scale, self.bias - self.mean.value * scale
+
+
+def _wide(vector: jax.Array, x: jax.Array) -> jax.Array:
+  return vector.reshape((1,) * (x.ndim - 1) + vector.shape)

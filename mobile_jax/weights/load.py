@@ -1,0 +1,166 @@
+"""`load_model`: a weight file in, a pure function and its variables out; and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dasheng_jax.errors import ConfigError, WeightsError
+from dasheng_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from dasheng_jax.weights.table import flatten, from_torch, to_torch, unflatten
+from dasheng_jax.weights.torch_file import read_torch, write_torch
+from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.inference import tag
+from mobile_jax.models import MODELS
+from mobile_jax.network import Config, init_variables, shapes
+from mobile_jax.weights.names import buffers, rules
+
+Tag = Callable[..., tuple[jax.Array, jax.Array]]
+# Where training scripts put the state dict inside a file.
+_NESTED = ("state_dict", "model", "model_state_dict")
+# The tensor that tells the number of classes, by head, and what a new number of classes replaces.
+_CLASSES = {
+  "mlp": ("classifier.5.bias", "head/logits/"),
+  "fully_convolutional": ("classifier.1.bias", "head/"),
+}
+
+
+def load_model(
+  path: str | os.PathLike,
+  *,
+  name: str | None = None,
+  config: Config | None = None,
+  classes: int | None = None,
+  temperature: float | None = None,
+  dtype: str = "float32",
+  key: jax.Array | None = None,
+) -> tuple[Tag, dict]:
+  """(tag, variables) from a published file, or from any state dict of the released code.
+
+  `tag(variables, wave)` maps f32[b, s] at 32 kHz to (logits f32[b, classes], features f32[b, c])
+  for any length; it is a pure function, so `jax.jit(tag)` and `jax.vmap` apply.
+
+  Args:
+    path: `.pt` or `.safetensors`.
+    name: a name of `MODELS` or `SIZES`, which implies the configuration. Default: by file name.
+    config: the configuration itself, in place of a name.
+    classes: default: the file's. Another number gives a fresh last layer (mlp) or head (others)
+      for fine-tuning, drawn with `key`.
+    temperature: of DyMN's dynamic convolutions; default: the name's (1 for AudioSet weights).
+    dtype: "bfloat16" runs matrix products in that type.
+    key: for a fresh head; default `jax.random.key(0)`.
+
+  Raises WeightsError for a file that is absent, damaged or of another model, ConfigError for a
+  wrong name.
+  """
+  cfg, variables = read_model(
+    path, name=name, config=config, classes=classes, temperature=temperature, key=key
+  )
+  return functools.partial(tag, cfg.with_compute(dtype=dtype)), variables
+
+
+def read_model(
+  path: str | os.PathLike,
+  *,
+  name: str | None = None,
+  config: Config | None = None,
+  classes: int | None = None,
+  temperature: float | None = None,
+  key: jax.Array | None = None,
+) -> tuple[Config, dict]:
+  """(configuration, variables on the device); see `load_model`."""
+  path = Path(path)
+  cfg = config if config is not None else config_of(path, name)
+  if temperature is not None:
+    if not isinstance(cfg, DyMNConfig):
+      raise ConfigError("temperature is of DyMN's dynamic convolutions; MN has none")
+    cfg = dataclasses.replace(cfg, temperature=temperature)
+  state = _checked_buffers(read_state(path), cfg, str(path))
+  wanted, cfg = classes, dataclasses.replace(cfg, classes=_classes_in(state, cfg))
+  tree = from_torch(state, rules(cfg), shapes(cfg), source=str(path))
+  if wanted is not None and wanted != cfg.classes:
+    cfg = dataclasses.replace(cfg, classes=wanted)
+    tree = _with_fresh_head(cfg, tree, jax.random.key(0) if key is None else key)
+  return cfg, jax.tree.map(jnp.asarray, tree)
+
+
+def config_of(path: Path, name: str | None) -> Config:
+  """The configuration that a model name, or else a file name, implies."""
+  if name is not None:
+    return SIZES[name] if name in SIZES else MODELS[name].config
+  by_file = {model.file: model.config for model in MODELS.values()}
+  known = by_file.get(path.name) or by_file.get(f"{path.stem}.pt")
+  known = known or (MODELS[path.stem].config if path.stem in MODELS else None)
+  if known is None:
+    raise WeightsError(
+      f"{path}: no published file has this name; pass name='mn10_as' (see mobile_jax.MODELS) or "
+      "config=MNConfig(...)"
+    )
+  return known
+
+
+def read_state(path: Path) -> dict[str, np.ndarray]:
+  """The state dict of a `.pt` or `.safetensors` file, without the prefixes of trainers."""
+  if not path.is_file():
+    known = {m.file: m for m in MODELS.values()} | MODELS
+    where = known.get(path.name) or known.get(path.stem)
+    hint = f"; download {where.file} from {where.url}" if where else ""
+    raise WeightsError(f"{path}: no such weight file{hint}")
+  safe = path.suffix == ".safetensors"
+  content: Mapping[str, Any] = read_safetensors(path)[0] if safe else read_torch(path)
+  for place in _NESTED:
+    if isinstance(content.get(place), Mapping):
+      content = content[place]
+  state = {key: x for key, x in content.items() if isinstance(x, np.ndarray)}
+  prefixes = {key.split(".", 1)[0] for key in state}
+  if len(prefixes) == 1 and prefixes <= {"model", "module", "net"}:
+    state = {key.split(".", 1)[1]: x for key, x in state.items()}
+  return state
+
+
+def _checked_buffers(state: dict, cfg: Config, source: str) -> dict:
+  """The state without the constants that we compute; WeightsError where they are not ours."""
+  for name, ours in buffers(cfg).items():
+    theirs = state.pop(name, None)
+    if theirs is not None and (theirs.shape != ours.shape or not np.allclose(theirs, ours)):
+      raise WeightsError(f"{source}: {name} is {theirs}, not the {ours} of Dy-ReLU")
+  return state
+
+
+def _classes_in(state: Mapping, cfg: Config) -> int:
+  head = cfg.head if isinstance(cfg, MNConfig) else "mlp"
+  if isinstance(cfg, MNConfig) and head == "attention":
+    bias = state.get("classifier.subspace_proj.bias")
+    return cfg.classes if bias is None else max(1, len(bias) // (2 * cfg.attention_heads))
+  bias = state.get(_CLASSES[head][0])
+  return cfg.classes if bias is None else max(1, len(bias))
+
+
+def _with_fresh_head(cfg: Config, tree: Mapping, key: jax.Array) -> dict:
+  """The tree with those layers of the head drawn anew that depend on the number of classes."""
+  _, replaced = _CLASSES.get(getattr(cfg, "head", "mlp"), ("", "head/"))
+  fresh = flatten(init_variables(cfg, key))
+  kept = flatten(tree)
+  new = {p: fresh[p] if p.split("/", 1)[1].startswith(replaced) else kept[p] for p in fresh}
+  return unflatten(new)
+
+
+def write_model(path: str | os.PathLike, cfg: Config, variables: Mapping) -> None:
+  """Writes a state dict of the released code, as `.pt` or `.safetensors`, whole or not at all.
+
+  Neither needs PyTorch. Raises ConfigError for ablations that the released code cannot hold.
+  """
+  path = Path(path)
+  state = {**to_torch(variables, rules(cfg)), **buffers(cfg)}
+  if path.suffix == ".safetensors":
+    write_safetensors(path, state, {})
+  else:
+    write_torch(path, state)

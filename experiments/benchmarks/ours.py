@@ -1,0 +1,73 @@
+"""The library as a contender: `python -m experiments.benchmarks.ours auto|xla WEIGHTS`.
+
+"auto" takes the C++ kernels where there is a compiler, "xla" leaves them out. WEIGHTS is a folder
+that may hold state dicts of the originals, so that both time the same network; without one the
+weights are drawn.
+"""
+
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.benchmarks.serve import serve
+from mobile_jax.config import SIZES
+from mobile_jax.inference import tag
+from mobile_jax.network import Config, Variables, infer, init_variables, train_outputs
+from mobile_jax.weights.load import read_model
+from pipelines.kaldi_mel import log_mel_32k
+
+
+def network(name: str, kernels: str, weights: pathlib.Path) -> tuple[Config, Variables]:
+  """Configuration and variables of a size by name."""
+  file = weights / f"{name}.pt"
+  if file.exists():
+    cfg, variables = read_model(file, name=name)
+  else:
+    cfg = SIZES[name]
+    variables = jax.jit(functools.partial(init_variables, cfg))(jax.random.key(0))
+  return cfg.with_compute(kernels=kernels), variables
+
+
+def prepare(kernels: str, weights: pathlib.Path, case: dict[str, Any]) -> Callable[[], Any]:
+  """One call of a case: "network", "mel", "tag" (both) or "train" (forward and backward)."""
+  batch, part = case["batch"], case["part"]
+  rng = np.random.default_rng(0)
+  wave = jnp.asarray(rng.normal(size=(batch, 320_000)).astype(np.float32) * 0.1)
+  mel = jnp.asarray(rng.normal(size=(batch, 128, 1000)).astype(np.float32))
+  if part == "mel":
+    front_end = jax.jit(log_mel_32k)
+    return lambda: front_end(wave).block_until_ready()
+  cfg, variables = network(case["model"], kernels, weights)
+  if part == "train":
+    labels = jnp.asarray((rng.random(size=(batch, 527)) < 0.01).astype(np.float32))
+    step = jax.jit(functools.partial(gradients, cfg))
+    return lambda: jax.block_until_ready(step(variables, mel, labels, jax.random.key(0)))
+  if part == "tag":
+    run = jax.jit(functools.partial(tag, cfg))
+    return lambda: jax.block_until_ready(run(variables, wave))
+  logits = jax.jit(lambda v, x: infer(cfg, v, x).logits)
+  return lambda: logits(variables, mel).block_until_ready()
+
+
+def gradients(
+  cfg: Config, variables: Variables, mel: jax.Array, labels: jax.Array, key: jax.Array
+) -> tuple[jax.Array, Any]:
+  """Loss, new statistics and gradients of all parameters."""
+
+  def loss(params: Variables) -> tuple[jax.Array, Variables]:
+    both = {"params": params, "batch_stats": variables["batch_stats"]}
+    outputs, statistics = train_outputs(cfg, both, mel, key)
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(outputs.logits, labels)), statistics
+
+  return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+if __name__ == "__main__":
+  serve(functools.partial(prepare, sys.argv[1], pathlib.Path(sys.argv[2])))

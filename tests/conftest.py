@@ -6,6 +6,9 @@ import jax
 import jaxtyping
 import pytest
 
+from experiments.training.cluster import keep_cpu_collectives_in_order
+
+keep_cpu_collectives_in_order()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

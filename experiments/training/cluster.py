@@ -25,12 +25,29 @@ def _number(env: Mapping[str, str], name: str) -> int:
   return int(value) if value.isdigit() else 1
 
 
+# JAX 0.11 compiles CPU programs with a scheduler that lets independent collectives overtake each
+# other; on several CPU devices in one process they then wait for each other for ever. 0.10 and 0.12
+# do not.
+_SAFE_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+
+
+def keep_cpu_collectives_in_order(version: str = jax.__version__) -> None:
+  """Chooses XLA's plain CPU scheduler where the other one deadlocks; before JAX is first used.
+
+  A choice that XLA_FLAGS already holds stays.
+  """
+  flags = os.environ.get("XLA_FLAGS", "")
+  if version.startswith("0.11.") and _SAFE_SCHEDULER.split("=")[0] not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {_SAFE_SCHEDULER}".strip()
+
+
 def join_cluster() -> None:
   """Connects to the other processes, if there are any, before JAX looks for devices.
 
   Without this every process of a pod would see its own devices alone, and train its own copy into
   the same folder. Raises UsageError where the processes do not find each other.
   """
+  keep_cpu_collectives_in_order()
   if not is_cluster(os.environ) or jax.distributed.is_initialized():
     return
   count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))

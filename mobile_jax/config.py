@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import ConfigError
-from pipelines.kaldi_mel import KaldiMelConfig
+from pipelines.kaldi_mel import KALDI_MEL, KaldiMelConfig
 
 Activation = Literal["relu", "hardswish", "none"]
 Head = Literal["mlp", "fully_convolutional", "attention"]
@@ -64,7 +64,7 @@ class BlockShape(NamedTuple):
 
   @property
   def expands(self) -> bool:
-    """At small widths the expansion can be none at all; the block then has no expand convolution."""
+    """At small widths the expansion can be none; the block then has no expand convolution."""
     return self.expanded != self.channels
 
   @property
@@ -121,7 +121,7 @@ class _Backbone:
   width: float = 1.0
   strides: tuple[int, int, int, int] = (2, 2, 2, 2)
   dropout: float = 0.2
-  mel: KaldiMelConfig = KaldiMelConfig()
+  mel: KaldiMelConfig = KALDI_MEL
   compute: ComputeConfig = ComputeConfig()
 
   def __post_init__(self):

@@ -78,7 +78,7 @@ def depthwise(
 
 
 def depthwise_taps(
-  x: Float[Array, "b f t c"],
+  x: Float[Array, "b f t #c"],
   kernel: Float[Array, "*per_clip k k c"],
   stride: int = 1,
   dilation: int = 1,

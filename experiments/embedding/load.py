@@ -1,0 +1,176 @@
+"""Weights and a few settings in, an `Embedder` out; and the fingerprint of the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dasheng_jax.config import unknown_name
+from dasheng_jax.errors import WeightsError
+from experiments.embedding.embedder import Embedder
+from experiments.training.errors import UsageError
+
+Dtype = Literal["float32", "bfloat16"]
+# What timestamps of MN and DyMN are by default: window and hop of the HEAR wrapper, in seconds.
+WINDOW_SECONDS, HOP_SECONDS = 0.16, 0.05
+MOBILE_POOLINGS = ("avg", "max", "add", "cat", "avg_time", "avg_max_time")
+
+
+def open_embedder(
+  weights: str,
+  *,
+  model: str = "",
+  features: tuple[str, ...] = (),
+  pooling: str = "",
+  timestamps: bool = False,
+  window: float | int | None = None,
+  hop: float | int | None = None,
+  dtype: Dtype = "float32",
+  batch_seconds: float | int = 80.0,
+) -> Embedder:
+  """The embedder of a weight file or a Dasheng run.
+
+  model: a name that implies the configuration; "" goes by the file's name, and takes what no MN or
+  DyMN is named like for Dasheng. features, pooling: "" and () are the family's defaults. window and
+  hop are in seconds. Raises UsageError for settings that the family does not have, ConfigError and
+  WeightsError as the loaders do.
+  """
+  path = Path(weights).expanduser()
+  if is_dasheng(path, model):
+    odd = {"features": features, "window": window, "hop": hop}
+    for flag, value in odd.items():
+      if value not in ((), None):
+        raise UsageError(f"--{flag} is for MN and DyMN; Dasheng has one embedding every 40 ms")
+    return _dasheng(path, model, pooling or "mean", timestamps, dtype, batch_seconds)
+  if not timestamps and not window is hop is None:
+    raise UsageError("--window and --hop shape timestamps; add --timestamps")
+  windows = None
+  if timestamps:
+    windows = (
+      float(WINDOW_SECONDS if window is None else window),
+      float(HOP_SECONDS if hop is None else hop),
+    )
+  return _mobile(
+    path, model, features or ("blocks", "mel"), pooling or "avg", windows, dtype, batch_seconds
+  )
+
+
+def is_dasheng(path: Path, model: str) -> bool:
+  """Whether weights are of Dasheng rather than of MN or DyMN. UsageError for an unknown name."""
+  import dasheng_jax
+  import mobile_jax
+  from mobile_jax.weights.load import config_of
+
+  dashengs = {"dasheng", *dasheng_jax.MODELS, *dasheng_jax.SIZES}
+  mobiles = {**mobile_jax.MODELS, **mobile_jax.SIZES}
+  if model:
+    if model not in dashengs and model not in mobiles:
+      raise UsageError(f"--model: {unknown_name('model', model, sorted({*dashengs, *mobiles}))}")
+    return model in dashengs
+  if path.is_dir():
+    return True
+  try:
+    config_of(path, None)
+  except WeightsError:
+    return True
+  return False
+
+
+def _mobile(
+  path: Path,
+  model: str,
+  features: tuple[str, ...],
+  pooling: str,
+  windows: tuple[float, float] | None,
+  dtype: str,
+  batch_seconds: float | int,
+) -> Embedder:
+  import mobile_jax
+  from experiments.embedding.mobile import MobileEmbedder
+
+  _check_pooling(pooling, MOBILE_POOLINGS)
+  cfg, variables = mobile_jax.read_model(path, name=model or None)
+  if windows:
+    least = cfg.mel.min_samples / cfg.mel.sample_rate
+    if not windows[0] >= least:
+      raise UsageError(f"--window {windows[0]:g}: at least {least:.3f} s are needed")
+    if not windows[1] * cfg.mel.sample_rate >= 1:
+      raise UsageError(f"--hop {windows[1]:g}: give seconds, such as --hop {HOP_SECONDS}")
+  made = MobileEmbedder(
+    cfg.with_compute(dtype=dtype),
+    variables,
+    features=features,
+    pooling=pooling,  # type: ignore[arg-type]
+    timestamps=windows,
+    batch_seconds=batch_seconds,
+  )
+  family = "dymn" if isinstance(cfg, mobile_jax.DyMNConfig) else "mn"
+  return _with_identity(made, family, cfg, variables, dtype)
+
+
+def _dasheng(
+  path: Path,
+  model: str,
+  pooling: str,
+  timestamps: bool,
+  dtype: str,
+  batch_seconds: float | int,
+) -> Embedder:
+  import dasheng_jax
+  from experiments.embedding.dasheng import DashengEmbedder
+  from experiments.evaluation.embed import POOLINGS
+
+  _check_pooling(pooling, tuple(POOLINGS))
+  try:
+    cfg, variables = dasheng_jax.read_encoder(path)
+  except WeightsError as error:
+    if model or not path.is_file():
+      raise
+    raise WeightsError(
+      f"{error}; if these are weights of MN or DyMN, pass their name, as in --model mn10_as"
+    ) from None
+  made = DashengEmbedder(
+    cfg.with_compute(dtype=dtype),
+    variables,
+    pooling=pooling,
+    timestamps=timestamps,
+    batch_seconds=batch_seconds,
+  )
+  return _with_identity(made, "dasheng", cfg, variables, dtype)
+
+
+def _check_pooling(pooling: str, known: tuple[str, ...]) -> None:
+  if pooling not in known:
+    raise UsageError(f"--pooling {pooling}: choose from {', '.join(known)}")
+
+
+def _with_identity(made: Any, family: str, cfg: Any, variables: dict, dtype: str) -> Embedder:
+  made.settings = {
+    "family": family,
+    "weights": fingerprint(cfg, variables),
+    "dtype": dtype,
+    "sample_rate": made.sample_rate,
+    **made.settings,
+  }
+  return made
+
+
+def fingerprint(cfg: Any, variables: Mapping) -> str:
+  """sha256 over the configuration and every array: the same for the same weights in any format.
+
+  How a model is computed (`cfg.compute`) is left out.
+  """
+  from dasheng_jax.weights.table import flatten
+
+  plain = dataclasses.replace(cfg, compute=type(cfg.compute)())
+  digest = hashlib.sha256(repr(plain).encode())
+  for path, x in sorted(flatten(variables).items()):
+    array = np.ascontiguousarray(x)
+    digest.update(f"{path} {array.dtype} {array.shape}".encode())
+    digest.update(array.data)
+  return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""The side-by-side benchmark: its workers' protocol, its table, its refusals."""
+
+import sys
+import textwrap
+
+import pytest
+
+from experiments import bench
+from experiments.benchmarks.contender import Contender, Skipped
+from experiments.training.errors import RunError, UsageError
+
+WORKER = """
+  import sys, time
+  sys.path.insert(0, {folder!r})
+  from serve import serve
+  def prepare(case):
+    if case["part"] == "absent":
+      raise ImportError("no such thing here")
+    if case["part"] == "crash":
+      sys.exit("it broke")
+    print("libraries print what they like")
+    return lambda: time.sleep(case["ms"] / 1e3)
+  serve(prepare)
+"""
+
+
+@pytest.fixture
+def contender(tmp_path):
+  folder = bench.pathlib.Path(bench.__file__).parent / "benchmarks"
+  script = tmp_path / "worker.py"
+  script.write_text(textwrap.dedent(WORKER.format(folder=str(folder))))
+  with Contender("worker", [sys.executable, str(script)], threads=1) as made:
+    yield made
+
+
+def test_a_contender_times_calls_in_its_own_process(contender):
+  times = contender.time({"part": "sleep", "ms": 5}, calls=3)
+  assert len(times) == 3
+  assert all(5 <= ms < 500 for ms in times)
+
+
+def test_a_case_that_cannot_run_is_skipped_and_the_next_one_runs(contender):
+  with pytest.raises(Skipped, match="no such thing here"):
+    contender.time({"part": "absent"}, calls=1)
+  assert len(contender.time({"part": "sleep", "ms": 1}, calls=2)) == 2
+
+
+def test_a_worker_that_dies_says_its_last_line(contender):
+  with pytest.raises(RunError, match="worker: the worker ended: it broke"):
+    contender.time({"part": "crash"}, calls=1)
+
+
+def test_the_table_compares_with_ours():
+  rows = [
+    {"part": "network", "model": "mn10", "batch": 1, "median_ms": {"ours": 10.0, "torch": 35.0}},
+    {"part": "mel", "model": "", "batch": 8, "median_ms": {"ours": 40.0}},
+  ]
+  lines = bench.table(rows, ["torch", "ours"]).splitlines()
+  assert lines[2] == "| mn10 network, 1 clip(s) | 35.0 (3.50 x) | 10.0 |"
+  assert lines[3] == "| mel, 8 clip(s) | - | 40.0 |"
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"parts": ("wave",)}, "--parts wave: choose from network, mel, tag, train"),
+    ({"originals": "nowhere"}, "--originals nowhere: no checkout there"),
+    ({"rounds": 0}, "--rounds, --calls, --threads and --batches must be positive"),
+  ],
+)
+def test_wrong_settings_get_one_line(change, message):
+  with pytest.raises(UsageError, match=message):
+    bench.main(bench.dataclasses.replace(bench.Bench(), **change))
+
+
+def test_it_runs_alone_on_the_front_end(capsys, tmp_path, monkeypatch):
+  monkeypatch.setenv("MOBILE_JAX_NATIVE", "0")
+  out = tmp_path / "out.json"
+  cfg = bench.Bench(parts=("mel",), batches=(1,), rounds=1, calls=1, json=str(out))
+  assert bench.main(cfg) == 0
+  assert "| mel, 1 clip(s) |" in capsys.readouterr().out
+  assert '"median_ms"' in out.read_text()

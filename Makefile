@@ -51,7 +51,8 @@ test-torch: $(VENV)/.torch  ## parity with PyTorch, live
 	@$(PYTEST) -q -n $(JOBS) -k torch $(ARGS)
 
 bench: $(VENV)/.dev  ## the speed figures of the README
-	@$(BIN)/python -m experiments.bench_pipeline $(ARGS)
+	@$(BIN)/python -m experiments.bench_pipeline
+	@$(BIN)/python -m experiments.bench $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff (lint, format) and mypy
 	@$(BIN)/ruff check --quiet

@@ -1,10 +1,10 @@
 """The parts of a dynamic block: context, dynamic convolution, dynamic ReLU (section 5).
 
-    x[b, f, t, c]    mean over t: [b, f, c], mean over f: [b, t, c], side by side, 1x1 to H, norm,
-                     hardswish
-    of that          all f + t places, averaged:  context [b, H]
-                     frequency part, 1x1:         gate [b, f, e]
-                     time part, 1x1:              gate [b, t, e]
+x[b, f, t, c]    mean over t: [b, f, c], mean over f: [b, t, c], side by side, 1x1 to H, norm,
+                 hardswish
+of that          all f + t places, averaged:  context [b, H]
+                 frequency part, 1x1:         gate [b, f, e]
+                 time part, 1x1:              gate [b, t, e]
 """
 
 from __future__ import annotations

@@ -129,9 +129,9 @@ def tokens_and_scene(
   """(scene, and tokens f32[b, t, d] if wanted) of waves of which `frames` mel frames count."""
   power = mel_power(wave, cfg.mel)
   counts = jnp.arange(power.shape[2])[None] < frames[:, None]
-  mel = power_to_db(power, cfg.mel)
+  mel = power_to_db(jnp.where(counts[:, None], power, 0.0), cfg.mel)
   whole = frames // cfg.patch_frames
-  tokens = embed_log_mel(cfg, variables, mel, 0 * whole + wave.shape[1])
+  tokens = embed_log_mel(cfg, variables, mel, whole * cfg.patch_samples)
   valid = jnp.arange(tokens.shape[1])[None] < whole[:, None]
   scene = jnp.concatenate([pool(tokens, valid) for pool in POOLINGS[pooling]], axis=-1)
   return (scene, tokens) if want_tokens else (scene,)

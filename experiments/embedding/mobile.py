@@ -167,5 +167,5 @@ def with_reflected_end(
   more, _ = lfilter([1.0], [1.0, -PRE_EMPHASIS], reflected, zi=[PRE_EMPHASIS * tail[-1]])
   longer = np.zeros(mel.frames(len(wave)) * mel.hop_length + half, np.float32)
   longer[: len(wave)] = wave
-  del more
+  longer[len(wave) : len(wave) + half] = more
   return longer

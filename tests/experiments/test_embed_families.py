@@ -40,6 +40,7 @@ def test_a_longer_wave_begins_with_the_same_frames():
     np.testing.assert_allclose(ours[..., :frames], alone, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_mobile_scenes_and_timestamps_are_those_of_each_alone(mn):
   waves = [noise(n, n) for n in (15_990, 15_700, 15_681)]
   assert {mn.group(len(w)) for w in waves} == {50}

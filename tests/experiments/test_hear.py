@@ -58,6 +58,7 @@ def wrong_sizes(rows):
   return wrong
 
 
+@pytest.mark.slow
 def test_sizes_of_modules_of_mn10_and_mn40():
   rows = {n: r for n, r in MODULES.items() if r.checkpoint in ("mn10_as", "mn40_as")}
   assert len(rows) == 57

@@ -36,6 +36,7 @@ def compiled_in_a_hurry():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 def test_clips_of_equally_many_frames_share_an_exact_program(variables):
   # Of another window, so that the clip goes by its number of frames.
   shared = Member(SMALL, variables, window=2 * SAMPLES)
@@ -50,6 +51,7 @@ def test_clips_of_equally_many_frames_share_an_exact_program(variables):
   assert len(shared._programs) == 1
 
 
+@pytest.mark.slow
 def test_weights_of_one_ensemble_must_fit_each_other(variables, tmp_path):
   first, second = tmp_path / "mn01_as_mAP_298.pt", tmp_path / "other.safetensors"
   write_model(first, SMALL, variables)

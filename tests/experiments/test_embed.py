@@ -249,6 +249,7 @@ def test_mistakes_are_one_line(folder, flags, message, capsys, tmp_path, monkeyp
 
 
 def test_a_dasheng_file(dasheng_fixtures, tmp_path, folder):
+  pytest.importorskip("torch")  # the file is a pickle
   embedder = open_embedder(str(dasheng_fixtures / "tiny_dasheng.pt"), timestamps=True)
   assert embedder.settings["family"] == "dasheng"
   store = open_store(str(tmp_path / "out"), embedder.settings)

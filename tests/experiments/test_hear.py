@@ -159,6 +159,7 @@ def test_settings_from_the_environment(tmp_path, monkeypatch):
 
 
 def test_dasheng(dasheng_fixtures):
+  pytest.importorskip("torch")  # the file is a pickle
   model = dasheng.load_model(str(dasheng_fixtures / "tiny_dasheng.pt"), library="numpy")
   assert (model.sample_rate, model.scene_embedding_size) == (16_000, 48)
   audio = np.stack([noise(8_000), 0.01 * noise(8_000, 1)])
@@ -190,6 +191,7 @@ def published(shared):
   with np.load(folder / "mn04_hear.npz") as file:
     recorded = dict(file)
   config = mobile_jax.MODELS["mn04_as"].config.with_compute(kernels="xla")
+  pytest.importorskip("torch")  # the file is a pickle
   path = folder / "mn04_as_mAP_432.pt"
   model = mn.load_model(str(path), config=config, features=EVERYTHING, library="numpy")
   clips = {

@@ -38,8 +38,9 @@ help:  ## this list
 demo: $(VENV)/.core  ## pre-train a small model on the embedded corpus: curve, picture, k-NN before and after
 	@$(BIN)/python -m experiments.pretrain --config demo --workdir runs/demo
 
+# Half of these tests' time would be spent on optimising programs that run once.
 test: lint  ## lint, types and every fast test
-	@$(PYTEST) -q -n $(JOBS) --dist worksteal $(ARGS)
+	@XLA_FLAGS="--xla_backend_optimization_level=1 $$XLA_FLAGS" $(PYTEST) -q -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the proofs that take minutes
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m slow $(ARGS)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mobile_jax.draws import normal
 from mobile_jax.fused import pool
 from mobile_jax.layers import Linear, SqueezeExcite, kaiming_fan_out
 from mobile_jax.norm import BatchNorm
@@ -64,7 +65,7 @@ class SRM(nn.Module):
     mean = pool(x)
     variance = jnp.mean(jnp.square(x - per_channel(mean)), axis=(1, 2))
     style = jnp.stack([mean, jnp.sqrt(variance + _EPS)], axis=1)
-    weight = self.param("weight", nn.initializers.normal(0.01), (2, self.channels))
+    weight = self.param("weight", normal(0.01), (2, self.channels))
     raw = jnp.sum(style * weight[None], axis=1)
     return x * per_channel(nn.sigmoid(BatchNorm(self.channels, name="norm")(raw, train)))
 

@@ -191,8 +191,8 @@ def load_embedder(
   from mobile_jax.weights.load import read_model
 
   cfg, variables = read_model(path, name=name, config=config, temperature=temperature)
-  parts_of(features, cfg)
-  describe = functools.partial(scene_embeddings, cfg, features=tuple(features), pooling=pooling)
+  parts = parts_of(features, cfg)
+  describe = functools.partial(scene_embeddings, cfg, features=parts, pooling=pooling)
   return describe, variables
 
 

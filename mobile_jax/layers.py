@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mobile_jax.config import Aggregate, make_divisible
+from mobile_jax.draws import normal
 from mobile_jax.fused import Folded
 from mobile_jax.norm import BatchNorm
 from mobile_jax.ops import depthwise, per_channel, pointwise, stem
@@ -23,11 +24,11 @@ AXES = {"c": 3, "f": 1, "t": 2}
 
 def kaiming_fan_out(outputs: int) -> nn.initializers.Initializer:
   """N(0, 2 / outputs): outputs = channels * k * k, for depthwise kernels too, as released."""
-  return nn.initializers.normal(math.sqrt(2 / outputs))
+  return normal(math.sqrt(2 / outputs))
 
 
 # Every linear layer starts from N(0, 0.01) (reference text, section 4).
-LINEAR_INIT = nn.initializers.normal(0.01)
+LINEAR_INIT = normal(0.01)
 
 
 class Linear(nn.Module):

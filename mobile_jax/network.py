@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax.draws import few_draws
 from mobile_jax.dymn import DyMN
 from mobile_jax.mn import MN, Outputs
 
@@ -30,7 +31,8 @@ def init_variables(cfg: Config, key: jax.Array) -> Variables:
   # Shapes of parameters depend on the input's size with squeeze-and-excitation over its axes alone.
   frames = cfg.frames if isinstance(cfg, MNConfig) and "t" in cfg.squeezed else 32
   log_mel = jnp.zeros((1, cfg.mel.mel_bins, frames), jnp.float32)
-  return module_of(cfg.with_compute(kernels="xla")).init(key, log_mel)
+  with few_draws(key):
+    return module_of(cfg.with_compute(kernels="xla")).init(key, log_mel)
 
 
 def shapes(cfg: Config) -> Variables:

@@ -1,6 +1,7 @@
 """What every test shares: eight simulated devices, no silent rank promotion, the sample data."""
 
 import pathlib
+import signal
 
 import jax
 import jaxtyping
@@ -8,6 +9,8 @@ import pytest
 
 from experiments.training.cluster import keep_cpu_collectives_in_order
 
+# A script's background job ignores Ctrl-C, and so would the runs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 keep_cpu_collectives_in_order()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

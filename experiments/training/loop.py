@@ -344,7 +344,10 @@ class _Stop:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[_Stop]:
-  """Notes the first SIGTERM or Ctrl-C instead of dying of it; a second one is obeyed at once."""
+  """Notes the first SIGTERM or Ctrl-C instead of dying of it; a second one is obeyed at once.
+
+  One that was ignored when the run began, as Ctrl-C is in a script's background job, stays ignored.
+  """
   stop = _Stop()
   if threading.current_thread() is not threading.main_thread():
     yield stop
@@ -352,7 +355,7 @@ def _signals() -> Iterator[_Stop]:
   numbers = [signal.SIGINT]
   if jax.process_count() == 1:  # else JAX's own handler tells all hosts about SIGTERM
     numbers.append(signal.SIGTERM)
-  before = {number: signal.getsignal(number) for number in numbers}
+  before = {n: handler for n in numbers if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
 
   def note(number: int, frame: FrameType | None) -> None:
     del frame
@@ -360,7 +363,7 @@ def _signals() -> Iterator[_Stop]:
     for each, handler in before.items():
       signal.signal(each, handler)
 
-  for number in numbers:
+  for number in before:
     signal.signal(number, note)
   try:
     yield stop

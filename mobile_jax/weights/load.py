@@ -147,10 +147,13 @@ def _classes_in(state: Mapping, cfg: Config) -> int:
 def _with_fresh_head(cfg: Config, tree: Mapping, key: jax.Array) -> dict:
   """The tree with those layers of the head drawn anew that depend on the number of classes."""
   _, replaced = _CLASSES.get(getattr(cfg, "head", "mlp"), ("", "head/"))
-  fresh = flatten(init_variables(cfg, key))
-  kept = flatten(tree)
-  new = {p: fresh[p] if p.split("/", 1)[1].startswith(replaced) else kept[p] for p in fresh}
-  return unflatten(new)
+
+  @jax.jit  # whose compiler drops the draws of all the rest
+  def drawn(key: jax.Array) -> dict[str, jax.Array]:
+    fresh = flatten(init_variables(cfg, key))
+    return {p: x for p, x in fresh.items() if p.split("/", 1)[1].startswith(replaced)}
+
+  return unflatten({**flatten(tree), **drawn(key)})
 
 
 def write_model(path: str | os.PathLike, cfg: Config, variables: Mapping) -> None:

@@ -1,6 +1,7 @@
 """Where parameters may start from, by name, and what travels with an exported encoder."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,10 @@ from dasheng_jax.weights.files import write_encoder_file
 from dasheng_jax.weights.load import read_encoder
 
 TINY = DashengConfig(encoder=EncoderConfig(16, 1, 2), decoder=DecoderConfig(8, 1, 2))
+
+
+def start(cfg):
+  return jax.jit(functools.partial(init_variables, cfg))(jax.random.key(0))
 
 
 def test_sincos_table_holds_sines_and_cosines_of_geometric_periods():
@@ -35,7 +40,7 @@ def test_neighbours_are_nearer_than_strangers():
 @pytest.mark.parametrize(("kind", "decoder_is_zero"), [("released", True), ("sincos", False)])
 def test_position_init_names_the_start_of_both_tables(kind, decoder_is_zero):
   cfg = dataclasses.replace(TINY, position_init=kind)
-  params = init_variables(cfg, jax.random.key(0))["params"]
+  params = start(cfg)["params"]
   time, decoder = params["encoder"]["positions"]["time"], params["decoder"]["pos_embed"]
   assert time.shape == (252, 16)
   assert decoder.shape == (253, 8)
@@ -47,7 +52,7 @@ def test_position_init_names_the_start_of_both_tables(kind, decoder_is_zero):
 def test_depth_of_the_clamp_travels_with_an_exported_encoder(tmp_path):
   mel = dataclasses.replace(TINY.mel, top_db=60.0)
   cfg = dataclasses.replace(TINY, mel=mel)
-  variables = init_variables(cfg, jax.random.key(0))
+  variables = start(cfg)
   encoder = {name: variables[name]["encoder"] for name in ("params", "batch_stats")}
   write_encoder_file(tmp_path / "e.safetensors", cfg, encoder)
   read, _ = read_encoder(tmp_path / "e.safetensors")
@@ -55,9 +60,9 @@ def test_depth_of_the_clamp_travels_with_an_exported_encoder(tmp_path):
 
 
 def test_decoder_init_sets_the_scale_of_the_decoders_matrices_alone():
-  released = init_variables(TINY, jax.random.key(0))["params"]
+  released = start(TINY)["params"]
   cfg = dataclasses.replace(TINY, decoder_init="xavier")
-  xavier = init_variables(cfg, jax.random.key(0))["params"]
+  xavier = start(cfg)["params"]
   deviation = {name: float(jnp.std(p["decoder"]["output"]["kernel"])) for name, p in
                (("released", released), ("xavier", xavier))}  # fmt: skip
   assert deviation["released"] == pytest.approx(0.02, rel=0.1)

@@ -175,6 +175,7 @@ def test_sums_by_hand_give_the_table_too(name):
   assert row.macs in (None, macs)
 
 
+@pytest.mark.slow
 def test_sums_by_hand_agree_where_the_table_is_silent():
   found = measured("dymn04 replace_se")
   assert (found.macs_tool, found.macs) == by_hand(config("dymn04 replace_se"), 1000)
@@ -191,6 +192,7 @@ def traced_with(cfg, variables):
   return trace(forward, variables, x)
 
 
+@pytest.mark.slow
 def test_strides_with_the_convolutional_head():
   variables = network.shapes(FC)
   for name in ("2221", "2211"):

@@ -64,7 +64,13 @@ def collect(dataset, start=0, steps=STEPS, seed=3, hosts=1, batch=BATCH):
   return found
 
 
-CASES = ["global", "global random", "mixed", "shards", "shards random", "mixed shards random"]
+# `make test-slow` runs the cases between the simplest and the one that holds them all.
+CASES = [
+  "global",
+  *(pytest.param(c, marks=pytest.mark.slow) for c in ("global random", "mixed", "shards")),
+  pytest.param("shards random", marks=pytest.mark.slow),
+  "mixed shards random",
+]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -236,6 +236,17 @@ def test_a_second_interrupt_is_obeyed_at_once():
       os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_signal_that_was_ignored_stays_so():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with loop._signals() as stop:
+      os.kill(os.getpid(), signal.SIGINT)
+      assert stop.number is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 def test_it_runs_in_a_thread_that_cannot_take_signals(tmp_path):
   outcomes = []
   run = make_run(tmp_path, with_cfg(steps=2))

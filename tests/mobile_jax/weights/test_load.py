@@ -1,0 +1,232 @@
+"""Weight files: read, written and read again bit for bit; a line refuses what does not fit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from dasheng_jax.errors import ConfigError, WeightsError
+from dasheng_jax.weights.table import flatten
+from dasheng_jax.weights.torch_file import write_torch
+from mobile_jax.config import SIZES, MNConfig
+from mobile_jax.models import MODELS
+from mobile_jax.weights.load import config_of, load_model, read_model, read_state, write_model
+from tests.mobile_jax.fixtures import DYMN_NAMES, MN_NAMES, PACKED, drawn, shapes_of
+
+CONFIG = MNConfig(width=0.1, classes=20)
+
+
+@pytest.fixture
+def state(recorded):
+  return dict(recorded("mn01_c_mlp").state)
+
+
+@pytest.fixture
+def save(tmp_path):
+  """save(state) -> a .safetensors file."""
+
+  def write(state, name="x.safetensors"):
+    save_file({k: np.asarray(v, order="C") for k, v in state.items()}, tmp_path / name)
+    return tmp_path / name
+
+  return write
+
+
+def assert_same(one, other):
+  assert set(one) == set(other)
+  for name, value in one.items():
+    twin = np.asarray(other[name])
+    assert (twin.dtype, twin.shape) == (value.dtype, value.shape), name
+    np.testing.assert_array_equal(value, twin, err_msg=name)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+  "name",
+  [n if n in PACKED else pytest.param(n, marks=pytest.mark.slow) for n in (*MN_NAMES, *DYMN_NAMES)],
+)
+def test_every_recorded_network_round_trips(name, suffix, recorded, variables_of, tmp_path):
+  """Written under the original names, constants included, every bit as it came."""
+  if suffix == ".pt":
+    pytest.importorskip("torch")
+  cfg, state, _ = recorded(name)
+  path = tmp_path / f"x{suffix}"
+  write_model(path, cfg, variables_of(name))
+  assert_same(state, read_state(path))
+  assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["mn01_c_mlp", "dymn01_all"])
+def test_reading_gives_the_variables_back(name, recorded, variables_of, tmp_path):
+  cfg, path = recorded(name).cfg, tmp_path / "x.safetensors"
+  write_model(path, cfg, variables_of(name))
+  found, variables = read_model(path, config=dataclasses.replace(cfg, classes=527))
+  assert found == cfg  # the number of classes is the file's
+  assert_same(flatten(variables_of(name)), flatten(variables))
+  assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(variables))
+
+
+def test_torch_reads_what_we_write(recorded, variables_of, tmp_path):
+  torch = pytest.importorskip("torch")
+  path = tmp_path / "x.pt"
+  write_model(path, recorded("dymn01_all").cfg, variables_of("dymn01_all"))
+  content = torch.load(path, weights_only=True)
+  assert_same(recorded("dymn01_all").state, {k: v.numpy() for k, v in content.items()})
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict"])
+def test_files_of_training_scripts(wrapper, state, tmp_path):
+  """The state dict inside something else, and a prefix before every name."""
+  pytest.importorskip("torch")
+  path = tmp_path / "run.pt"
+  write_torch(path, {wrapper: {f"model.{k}": v for k, v in state.items()}, "epoch": 3})
+  assert_same(state, read_state(path))
+
+
+def test_half_precision_files_give_float32(state, save):
+  half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in state.items()}
+  _, variables = read_model(save(half), config=CONFIG)
+  assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32", "int32"}
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda s: s.pop("features.3.block.0.0.weight"), "missing features.3.block.0.0.weight"),
+    (lambda s: s.update(extra=np.zeros(3)), "unexpected extra"),
+    (
+      lambda s: s.update({"features.16.1.bias": np.zeros(95, np.float32)}),
+      r"features.16.1.bias has shape \(95,\), which does not give \(96,\)",
+    ),
+    (
+      lambda s: s.update({"classifier.2.bias": np.full(128, np.nan, np.float32)}),
+      "classifier.2.bias holds NaN or infinity",
+    ),
+    (lambda s: s.clear() or s.update(w=np.zeros(3)), r"missing features.0.0.weight.*and \d+ more"),
+  ],
+)
+def test_every_departure_is_refused(state, save, damage, message):
+  damage(state)
+  path = save(state)
+  with pytest.raises(WeightsError, match=message) as caught:
+    read_model(path, config=CONFIG)
+  assert str(caught.value).startswith(f"{path} does not fit the model: ")
+  assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_width_or_family_is_refused(state, save):
+  path = save(state)
+  for name in ("mn02", "mn10_as", "dymn10"):
+    with pytest.raises(WeightsError, match="does not fit the model") as caught:
+      load_model(path, name=name)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_constants_of_dynamic_relu_are_refused(recorded, save):
+  state = dict(recorded("dymn01_all").state)
+  state["layers.3.depth_act.lambdas"] = np.asarray([1, 1, 0.5, 0.7], np.float32)
+  with pytest.raises(
+    WeightsError, match=r"layers.3.depth_act.lambdas is \[1.*\], not the"
+  ) as caught:
+    read_model(save(state), config=recorded("dymn01_all").cfg)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_files_that_are_none(state, save, tmp_path, suffix):
+  if suffix == ".pt":
+    pytest.importorskip("torch")
+  whole, path = save(state).read_bytes(), tmp_path / f"y{suffix}"
+  for content in (b"", b"not a model", whole[: len(whole) // 2]):
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"y{suffix}") as caught:
+      load_model(path, config=CONFIG)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_here(tmp_path):
+  with pytest.raises(WeightsError, match=r"no such weight file$"):
+    load_model(tmp_path / "x.pt", config=CONFIG)
+  for name in ("mn04_as_mAP_432.pt", "mn04_as.pt", "dymn20_as(1).safetensors"):
+    with pytest.raises(
+      WeightsError, match=r"no such weight file; download \S+ from https"
+    ) as caught:
+      load_model(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("mn10as", "mn10_as"), ("dymn_10_as", "dymn10_as")])
+def test_a_wrong_name_is_answered_with_the_nearest(state, save, wrong, near):
+  with pytest.raises(ConfigError, match=f"{wrong}.*{near}") as caught:
+    load_model(save(state), name=wrong)
+  assert "\n" not in str(caught.value)
+
+
+def test_the_file_name_says_which_model_it_is(tmp_path):
+  for name, model in MODELS.items():
+    assert config_of(tmp_path / model.file, None) == model.config
+    assert config_of(tmp_path / model.file.replace(".pt", ".safetensors"), None) == model.config
+    assert config_of(tmp_path / "x.pt", name) == model.config
+  # Where a file and a name differ, the file's own line counts.
+  assert config_of(tmp_path / "mn10_as_fc.pt", None).head == "fully_convolutional"
+  assert config_of(tmp_path / "x.pt", "dymn04") == SIZES["dymn04"]
+  with pytest.raises(WeightsError, match=r"best.pt: no published file has this name; pass name="):
+    config_of(tmp_path / "best.pt", None)
+
+
+def test_temperature(recorded, variables_of, tmp_path):
+  path = tmp_path / "x.safetensors"
+  write_model(path, recorded("dymn01_all").cfg, variables_of("dymn01_all"))
+  cfg, _ = read_model(path, config=recorded("dymn01_all").cfg, temperature=30.0)
+  assert cfg.temperature == 30.0
+  with pytest.raises(
+    ConfigError, match="temperature is of DyMN's dynamic convolutions; MN has none"
+  ):
+    read_model(path, config=CONFIG, temperature=2.0)
+
+
+HEADS = {
+  "mlp": (MNConfig(width=0.1, classes=20), {"head/logits/kernel", "head/logits/bias"}),
+  "fully_convolutional": (
+    MNConfig(width=0.1, classes=20, head="fully_convolutional"),
+    {"head/kernel", *(f"head/norm/{part}" for part in ("scale", "bias", "mean", "var", "count"))},
+  ),
+  "attention": (
+    MNConfig(width=0.1, classes=20, head="attention"),
+    {"head/head_weight", "head/subspaces/kernel", "head/subspaces/bias"},
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  "head", ["mlp", *(pytest.param(h, marks=pytest.mark.slow) for h in HEADS if h != "mlp")]
+)
+def test_another_number_of_classes_gives_a_fresh_head(head, tmp_path):
+  """The mlp's hidden layer is kept, as in the released code; the other heads are drawn whole."""
+  cfg, replaced = HEADS[head]
+  path, variables = tmp_path / "x.safetensors", drawn(shapes_of(cfg), seed=4)
+  write_model(path, cfg, variables)
+  found, other = read_model(path, config=cfg, classes=7, key=jax.random.key(1))
+  assert found == dataclasses.replace(cfg, classes=7)
+  before, after = flatten(variables), flatten(other)
+  shapes = flatten(shapes_of(found))
+  assert {p: (x.shape, x.dtype) for p, x in after.items()} == {
+    p: (x.shape, x.dtype) for p, x in shapes.items()
+  }
+  changed = {
+    path.split("/", 1)[1]
+    for path, value in after.items()
+    if value.shape != before[path].shape or not np.array_equal(value, before[path])
+  }
+  # A counter starts at 0 on both sides.
+  assert changed | {"head/norm/count"} == replaced | {"head/norm/count"}
+  if head == "mlp":
+    kernel = after["params/head/logits/kernel"]
+    assert float(jnp.std(kernel)) == pytest.approx(0.01, rel=0.15)
+    assert not np.any(after["params/head/logits/bias"])
+  same, kept = read_model(path, config=cfg, classes=20)
+  assert same == cfg
+  assert_same(before, flatten(kept))

@@ -16,7 +16,6 @@ from mobile_jax.dynamic import Context, ContextOutputs, DynamicConvNorm, Dynamic
 from mobile_jax.heads import MlpHead
 from mobile_jax.layers import ConvNorm
 from mobile_jax.mn import InvertedResidual, Outputs
-from mobile_jax.ops import ACTIVATIONS, hardswish
 
 Temperature = jax.Array | float
 
@@ -57,9 +56,10 @@ class DynamicBlock(nn.Module):
       if place == "expand" and not shape.expands:
         continue
       kind = "depthwise" if place == "depthwise" else "pointwise"
-      inner: tuple = ()
+      inner: tuple = (1, 1, 1)
       if kind == "depthwise":
-        inner = (shape.kernel, shape.true_stride, shape.dilation, cfg.compute.kernels)
+        inner = (shape.kernel, shape.true_stride, shape.dilation)
+      inner = (*inner, cfg.compute.kernels)
       if place in cfg.convs:
         convs[place] = DynamicConvNorm(
           kind, channels[place], outputs[place], context, cfg.kernels, *inner, name=place
@@ -98,21 +98,21 @@ class DynamicBlock(nn.Module):
     return dict.fromkeys(("relu", "conv", "attention"), made[""]) if "" in made else made
 
   def _train(self, x, contexts, relus, gates, temperature) -> jax.Array:
-    act = ACTIVATIONS[self.shape.activation]
-
     def convolve(y: jax.Array, place: str) -> jax.Array:
       conv = self.conv[place]
+      act = "none" if place in relus or place == "project" else self.shape.activation
       if place in self.cfg.convs:
-        return conv(y, contexts["conv"].context, temperature, True)
-      return conv(y, True)
-
-    def activate(y: jax.Array, place: str) -> jax.Array:
-      return fused.dynamic_relu(y, relus[place]) if place in relus else act(y)
+        y = conv(y, contexts["conv"].context, temperature, True, act)
+      else:
+        y = conv(y, True, act)
+      if place in relus and place != "project":
+        y = fused.dynamic_relu(y, relus[place])
+      return y
 
     y = x
     if self.shape.expands:
-      y = activate(convolve(y, "expand"), "expand").astype(x.dtype)
-    y = activate(convolve(y, "depthwise"), "depthwise")
+      y = convolve(y, "expand").astype(x.dtype)
+    y = convolve(y, "depthwise")
     if gates.frequency is not None:
       y = y * gates.frequency[:, :, None]
     if gates.time is not None:
@@ -159,14 +159,14 @@ class DyMN(nn.Module):
   def setup(self):
     """stem, block_1 to block_15, last, head: the names that weight tables know."""
     cfg = self.cfg
-    self.stem = ConvNorm("stem", 1, cfg.stem, 3, 2)
+    self.stem = ConvNorm("stem", 1, cfg.stem, 3, 2, kernels=cfg.compute.kernels)
     self.block = [
       DynamicBlock(shape, cfg, name=f"block_{shape.number}")
       if cfg.is_dynamic(shape)
       else InvertedResidual(shape, kernels=cfg.compute.kernels, name=f"block_{shape.number}")
       for shape in cfg.blocks
     ]
-    self.last = ConvNorm("pointwise", cfg.blocks[-1].out, cfg.features)
+    self.last = ConvNorm("pointwise", cfg.blocks[-1].out, cfg.features, kernels=cfg.compute.kernels)
     self.head = MlpHead(cfg.features, cfg.hidden, cfg.classes, cfg.dropout)
 
   def __call__(
@@ -180,7 +180,7 @@ class DyMN(nn.Module):
     kernels = self.cfg.compute.kernels
     x = log_mel.astype(self.cfg.compute.dtype)
     if train:
-      x = hardswish(self.stem(x, train))
+      x = self.stem(x, train, "hardswish")
     else:
       x = fused.first(x, self.stem.folded(), activation="hardswish", kernels=kernels)
     stages = [x]
@@ -191,7 +191,7 @@ class DyMN(nn.Module):
         x, _ = block(x, train)
       stages.append(x)
     if train:
-      x = hardswish(self.last(x, train))
+      x = self.last(x, train, "hardswish")
       mean = fused.pool(x)
     else:
       x, mean = fused.last(x, self.last.folded(), activation="hardswish", kernels=kernels)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mobile_jax.config import AttentionAxes, Sequences
+from mobile_jax.config import Activation, AttentionAxes, Sequences
 from mobile_jax.fused import Folded
 from mobile_jax.layers import Kind, Linear, kaiming_fan_out
 from mobile_jax.norm import BatchNorm
@@ -127,7 +127,7 @@ class DynamicConvNorm(nn.Module):
     init = kaiming_fan_out(self.outputs * self.size**2)
     self.kernel = self.param("kernel", init, (self.kernels, *shape))
     self.router = Linear(self.context, self.kernels)
-    self.norm = BatchNorm(self.outputs)
+    self.norm = BatchNorm(self.outputs, kernels=self.form)
 
   def __call__(
     self,
@@ -135,14 +135,15 @@ class DynamicConvNorm(nn.Module):
     context: Float[Array, "b h"],
     temperature: jax.Array | float,
     train: bool = False,
+    activation: Activation = "none",
   ) -> jax.Array:
-    """Convolved, then normalised: the form of training."""
+    """Convolved, normalised and activated: the form of training."""
     kernel = self.mixed(context, temperature)
     if self.kind == "pointwise":
-      y = pointwise(x, kernel)
+      y = pointwise(x, kernel, self.form)
     else:
       y = depthwise(x, kernel, self.stride, self.dilation, self.form)
-    return self.norm(y, train).astype(x.dtype)
+    return self.norm(y, train, activation).astype(x.dtype)
 
   def folded(self, context: Float[Array, "b h"], temperature: jax.Array | float) -> Folded:
     """Kernels per clip with the norm of inference folded in, and one bias for all clips."""

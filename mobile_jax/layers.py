@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mobile_jax.config import Aggregate, make_divisible
+from mobile_jax.config import Activation, Aggregate, make_divisible
 from mobile_jax.draws import normal
 from mobile_jax.fused import Folded
 from mobile_jax.norm import BatchNorm
@@ -65,18 +65,20 @@ class ConvNorm(nn.Module):
     if self.kind == "pointwise":
       shape = (self.inputs, self.outputs)
     self.kernel = self.param("kernel", kaiming_fan_out(self.outputs * self.size**2), shape)
-    self.norm = BatchNorm(self.outputs)
+    self.norm = BatchNorm(self.outputs, kernels=self.kernels)
 
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Convolved, then normalised: the form of training."""
+  def __call__(
+    self, x: jax.Array, train: bool = False, activation: Activation = "none"
+  ) -> jax.Array:
+    """Convolved, normalised and activated: the form of training."""
     match self.kind:
       case "stem":
-        y = stem(x, self.kernel)
+        y = stem(x, self.kernel, self.kernels)
       case "pointwise":
-        y = pointwise(x, self.kernel)
+        y = pointwise(x, self.kernel, self.kernels)
       case _:
         y = depthwise(x, self.kernel, self.stride, self.dilation, self.kernels)
-    return self.norm(y, train).astype(x.dtype)
+    return self.norm(y, train, activation).astype(x.dtype)
 
   def folded(self) -> Folded:
     """Kernel and bias with the norm of inference folded in."""

@@ -13,7 +13,6 @@ from mobile_jax import fused
 from mobile_jax.config import BlockShape, MNConfig
 from mobile_jax.heads import AttentionHead, ConvHead, MlpHead
 from mobile_jax.layers import ConvNorm, Excitation, gated
-from mobile_jax.ops import ACTIVATIONS, hardswish
 
 
 class Outputs(NamedTuple):
@@ -47,7 +46,7 @@ class InvertedResidual(nn.Module):
     """The three convolutions under their own names, and "excite"."""
     shape = self.shape
     if shape.expands:
-      self.expand = ConvNorm("pointwise", shape.channels, shape.expanded)
+      self.expand = ConvNorm("pointwise", shape.channels, shape.expanded, kernels=self.kernels)
     self.depthwise = ConvNorm(
       "depthwise",
       shape.expanded,
@@ -61,16 +60,16 @@ class InvertedResidual(nn.Module):
       known = {"c": shape.expanded, "f": self.map_size[0], "t": self.map_size[1]}
       sizes = tuple(known[axis] for axis in self.axes)
       self.excite = Excitation(self.axes, sizes, self.reduction, self.aggregate)
-    self.project = ConvNorm("pointwise", shape.expanded, shape.out)
+    self.project = ConvNorm("pointwise", shape.expanded, shape.out, kernels=self.kernels)
 
   def __call__(
     self, x: Float[Array, "b f t c"], train: bool = False
   ) -> tuple[Float[Array, "b f2 t2 d"], dict[str, jax.Array]]:
     """(map, bottlenecks of squeeze-and-excitation by axis)."""
-    shape, act = self.shape, ACTIVATIONS[self.shape.activation]
+    shape = self.shape
     if train:
-      y = act(self.expand(x, train)) if shape.expands else x
-      y = act(self.depthwise(y, train))
+      y = self.expand(x, train, shape.activation) if shape.expands else x
+      y = self.depthwise(y, train, shape.activation)
       mean = fused.pool(y)
     else:
       y, mean = fused.expand_depthwise(
@@ -103,7 +102,7 @@ class MN(nn.Module):
     """stem, block_1 to block_15, last, head: the names that weight tables know."""
     cfg = self.cfg
     blocks = cfg.blocks
-    self.stem = ConvNorm("stem", 1, cfg.stem, 3, 2)
+    self.stem = ConvNorm("stem", 1, cfg.stem, 3, 2, kernels=cfg.compute.kernels)
     sizes = cfg.sizes(cfg.mel.mel_bins, cfg.frames)
     self.block = [
       InvertedResidual(
@@ -117,7 +116,7 @@ class MN(nn.Module):
       )
       for block in blocks
     ]
-    self.last = ConvNorm("pointwise", blocks[-1].out, cfg.features)
+    self.last = ConvNorm("pointwise", blocks[-1].out, cfg.features, kernels=cfg.compute.kernels)
     match cfg.head:
       case "mlp":
         self.head = MlpHead(cfg.features, cfg.hidden, cfg.classes, cfg.dropout)
@@ -131,7 +130,7 @@ class MN(nn.Module):
     kernels = self.cfg.compute.kernels
     x = log_mel.astype(self.cfg.compute.dtype)
     if train:
-      x = hardswish(self.stem(x, train))
+      x = self.stem(x, train, "hardswish")
     else:
       x = fused.first(x, self.stem.folded(), activation="hardswish", kernels=kernels)
     stages, squeezed = [x], {}
@@ -141,7 +140,7 @@ class MN(nn.Module):
       if bottlenecks:
         squeezed[number] = bottlenecks
     if train:
-      x = hardswish(self.last(x, train))
+      x = self.last(x, train, "hardswish")
       mean = fused.pool(x)
     else:
       x, mean = fused.last(x, self.last.folded(), activation="hardswish", kernels=kernels)

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mobile_jax.config import Activation
+from mobile_jax.ops import ACTIVATIONS, has_native
+
 
 class BatchNorm(nn.Module):
   """Normalises the last axis over all the others (reference text, section 0, point 2).
@@ -20,6 +23,7 @@ class BatchNorm(nn.Module):
   channels: int
   eps: float = 1e-3
   momentum: float = 0.01
+  kernels: str = "xla"
 
   def setup(self):
     """Scale and bias, and the running statistics."""
@@ -30,16 +34,29 @@ class BatchNorm(nn.Module):
     self.var = self.variable("batch_stats", "var", jnp.ones, size)
     self.count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
 
-  def __call__(self, x: Float[Array, "*axes c"], train: bool = False) -> Float[Array, "*axes c"]:
-    """Normalised with the batch's statistics in training, with the running ones otherwise."""
+  def __call__(
+    self, x: Float[Array, "*axes c"], train: bool = False, activation: Activation = "none"
+  ) -> Float[Array, "*axes c"]:
+    """Normalised with the batch's statistics in training, with the running ones otherwise.
+
+    activation: what follows; one pass over the map does both.
+    """
+    act = ACTIVATIONS[activation]
     if not train:
       scale, bias = self.folded()
-      return x * _wide(scale, x) + _wide(bias, x)
+      return act(x * _wide(scale, x) + _wide(bias, x))
     x = x.astype(jnp.float32)
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axis=axes)
-    centred = x - _wide(mean, x)
-    var = jnp.mean(jnp.square(centred), axis=axes)
+    if has_native(x, self.kernels):
+      from mobile_jax import native
+
+      y, mean, var = native.normalise(x, self.scale, self.bias, self.eps, activation)
+    else:
+      axes = tuple(range(x.ndim - 1))
+      mean = jnp.mean(x, axis=axes)
+      centred = x - _wide(mean, x)
+      var = jnp.mean(jnp.square(centred), axis=axes)
+      scale = self.scale * jax.lax.rsqrt(var + self.eps)
+      y = act(centred * _wide(scale, x) + _wide(self.bias, x))
     if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
       values = x.size // self.channels
       unbiased = var * (values / max(values - 1, 1))
@@ -47,8 +64,7 @@ class BatchNorm(nn.Module):
       self.mean.value = keep * self.mean.value + self.momentum * mean
       self.var.value = keep * self.var.value + self.momentum * unbiased
       self.count.value = self.count.value + 1
-    scale = self.scale * jax.lax.rsqrt(var + self.eps)
-    return centred * _wide(scale, x) + _wide(self.bias, x)
+    return y
 
   def folded(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """(scale, bias) of inference: x * scale + bias. A convolution before it can take both in."""

@@ -10,6 +10,10 @@ dilation * (kernel - 1) // 2 on both sides, also at stride 2 (reference text, se
     convolution   GPU, TPU        their libraries have depthwise kernels
     products      everywhere      a 1x1 convolution is a matrix product
     C++ kernels   CPU, inference  `mobile_jax.native`: fused, nothing wide is written to memory
+    C++ kernels   CPU, training   `mobile_jax.native.training`: with backward passes of their own
+
+`kernels` of these functions is a configuration's: "auto" takes the C++ forms where there are some,
+"xla" leaves them out. The C++ forms of training have no forward-mode derivative.
 """
 
 from __future__ import annotations
@@ -44,11 +48,24 @@ def per_channel(x: jax.Array) -> jax.Array:
   return x[None, None, None] if x.ndim == 1 else x[:, None, None]
 
 
+def has_native(x: jax.Array, kernels: str) -> bool:
+  """True where the C++ forms are asked for, are there, and take this map."""
+  if kernels != "auto" or x.dtype != jnp.float32:
+    return False
+  from mobile_jax import native
+
+  return native.available()
+
+
 def pointwise(
-  x: Float[Array, "*batch f t c"], kernel: Float[Array, "*per_clip c d"]
+  x: Float[Array, "*batch f t c"], kernel: Float[Array, "*per_clip c d"], kernels: str = "xla"
 ) -> Float[Array, "*batch f t d"]:
   """1x1 convolution; a kernel [b, c, d] holds one matrix per clip."""
   kernel = kernel.astype(x.dtype)
+  if x.ndim == 4 and has_native(x, kernels):
+    from mobile_jax import native
+
+    return native.multiply(x, kernel)
   if kernel.ndim == 2:
     return jnp.einsum("...c,cd->...d", x, kernel, precision=PRECISION)
   return jnp.einsum("bftc,bcd->bftd", x, kernel, precision=PRECISION)
@@ -61,17 +78,12 @@ def depthwise(
   dilation: int = 1,
   kernels: str = "xla",
 ) -> Float[Array, "b f2 t2 c"]:
-  """One k x k filter per channel; a kernel [b, k, k, c] holds one set of filters per clip.
-
-  kernels: "auto" takes the C++ form on a CPU, which has a backward pass of its own (but no
-  forward-mode derivative).
-  """
+  """One k x k filter per channel; a kernel [b, k, k, c] holds one set of filters per clip."""
   kernel = kernel.astype(x.dtype)
-  if kernels == "auto" and x.dtype == jnp.float32:
+  if has_native(x, kernels):
     from mobile_jax import native
 
-    if native.available():
-      return native.depthwise(x, kernel, stride, dilation)
+    return native.depthwise(x, kernel, stride, dilation)
   taps = functools.partial(depthwise_taps, stride=stride, dilation=dilation)
   convolution = functools.partial(depthwise_convolution, stride=stride, dilation=dilation)
   return jax.lax.platform_dependent(x, kernel, cpu=taps, default=convolution)
@@ -127,9 +139,19 @@ def depthwise_convolution(
   return out
 
 
-def stem(x: Float[Array, "b f t"], kernel: Float[Array, "3 3 c"]) -> Float[Array, "b f2 t2 c"]:
+def stem(
+  x: Float[Array, "b f t"], kernel: Float[Array, "3 3 c"], kernels: str = "xla"
+) -> Float[Array, "b f2 t2 c"]:
   """The first convolution: 3 x 3, stride 2, of a map with one channel."""
   kernel = kernel.astype(x.dtype)
+  if has_native(x, kernels):
+    from mobile_jax import native
+
+    f, t = (conv_size(n, 3, 2, 1) for n in x.shape[1:])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1)))
+    places = [(row, column) for row in range(3) for column in range(3)]
+    patches = [padded[:, i : i + 2 * f - 1 : 2, j : j + 2 * t - 1 : 2] for i, j in places]
+    return native.multiply(jnp.stack(patches, axis=-1), kernel.reshape(9, -1))
 
   def taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # Broadcasting one channel over all of them: nine products per output, as a depthwise one.

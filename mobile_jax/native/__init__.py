@@ -1,9 +1,9 @@
-"""Inference and depthwise kernels for the CPU, written in C++ and called through `jax.ffi`.
+"""Kernels of inference and training for the CPU, written in C++ and called through `jax.ffi`.
 
 An optional accelerator of the audio CNNs: the first use compiles the sources beside this file with
 the system's C++ compiler, and without one everything runs on XLA alone. Importing this package
 compiles nothing and imports nothing heavy; see `build` for how and where the library is made, and
-`kernels` for the calls.
+`kernels` and, with gradients, `training` for the calls.
 
 All maps are float32 and channels-last: `[clip, frequency, time, channel]`.
 """
@@ -13,8 +13,10 @@ import importlib
 _HOME = {
   "available": "build",
   "dense": "kernels",
-  "depthwise": "kernels",
+  "depthwise": "training",
   "expand_depthwise": "kernels",
+  "multiply": "training",
+  "normalise": "training",
   "pointwise": "kernels",
   "pointwise_mean": "kernels",
   "stem": "kernels",

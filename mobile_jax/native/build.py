@@ -30,6 +30,11 @@ TARGETS = (
   "mobile_dense",
   "mobile_depthwise_input_gradient",
   "mobile_depthwise_kernel_gradient",
+  "mobile_pointwise_kernel_gradient",
+  "mobile_norm_statistics",
+  "mobile_norm_apply",
+  "mobile_norm_gradient_sums",
+  "mobile_norm_gradient",
 )
 # Contraction into fused multiply-adds is wanted; reordering of sums, infinities and NaNs is not up
 # for trade, so no -ffast-math.

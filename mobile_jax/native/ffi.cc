@@ -6,6 +6,7 @@
 #include <exception>
 
 #include "layers.h"
+#include "memory.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace {
@@ -16,12 +17,12 @@ struct Buffer {
   float* data;  // null if it holds nothing
   const int64_t* dims;
   int64_t rank;
+  int64_t count = 1;
 
   explicit Buffer(void* raw) {
     const auto* buffer = static_cast<const XLA_FFI_Buffer*>(raw);
     dims = buffer->dims;
     rank = buffer->rank;
-    int64_t count = 1;
     for (int64_t i = 0; i < rank; ++i) count *= dims[i];
     data = count > 0 ? static_cast<float*>(buffer->data) : nullptr;
   }
@@ -32,7 +33,11 @@ struct Call {
   const XLA_FFI_CallFrame* frame;
 
   Buffer argument(int64_t i) const { return Buffer(frame->args.args[i]); }
-  Buffer result(int64_t i) const { return Buffer(frame->rets.rets[i]); }
+  Buffer result(int64_t i) const {
+    const Buffer made(frame->rets.rets[i]);
+    mobile::prefer_large_pages(made.data, made.count * sizeof(float));
+    return made;
+  }
   int64_t attribute(const char* name) const {
     const XLA_FFI_Attrs& attrs = frame->attrs;
     for (int64_t i = 0; i < attrs.size; ++i) {
@@ -161,6 +166,47 @@ void kernel_gradient(const Call& call) {
   mobile::depthwise_kernel_gradient(call.threads(), layer, x.data, dkernel.data);
 }
 
+void pointwise_gradient(const Call& call) {
+  const Buffer x = call.argument(0), dy = call.argument(1), dkernel = call.result(0);
+  const mobile::PointwiseGradient layer{x.dims[0], x.dims[1] * x.dims[2], x.dims[3], dy.dims[3],
+                                        dkernel.rank == 3, x.data, dy.data};
+  mobile::pointwise_kernel_gradient(call.threads(), layer, dkernel.data);
+}
+
+mobile::Norm norm(const Call& call, bool only_x = false) {
+  const Buffer x = call.argument(0);
+  mobile::Norm layer{};
+  layer.channels = x.from_end(1);
+  layer.rows = 1;
+  for (int64_t i = 0; i + 1 < x.rank; ++i) layer.rows *= x.dims[i];
+  layer.activation = call.activation("activation");
+  layer.x = x.data;
+  if (only_x) return layer;
+  layer.mean = call.argument(1).data;
+  layer.factor = call.argument(2).data;
+  layer.bias = call.argument(3).data;
+  return layer;
+}
+
+void norm_statistics(const Call& call) {
+  mobile::norm_statistics(call.threads(), norm(call, true), call.result(0).data,
+                          call.result(1).data);
+}
+
+void norm_apply(const Call& call) {
+  mobile::norm_apply(call.threads(), norm(call), call.result(0).data);
+}
+
+void norm_gradient_sums(const Call& call) {
+  mobile::norm_gradient_sums(call.threads(), norm(call), call.argument(4).data,
+                             call.result(0).data, call.result(1).data);
+}
+
+void norm_gradient(const Call& call) {
+  mobile::norm_gradient(call.threads(), norm(call), call.argument(4).data, call.argument(5).data,
+                        call.argument(6).data, call.result(0).data);
+}
+
 XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame, void (*run)(const Call&)) {
   // Registration asks with an empty call which version of the interface this was written for.
   const XLA_FFI_Extension_Base* extension = frame->extension_start;
@@ -196,3 +242,8 @@ MOBILE_TARGET(mobile_stem, stem)
 MOBILE_TARGET(mobile_dense, dense)
 MOBILE_TARGET(mobile_depthwise_input_gradient, input_gradient)
 MOBILE_TARGET(mobile_depthwise_kernel_gradient, kernel_gradient)
+MOBILE_TARGET(mobile_pointwise_kernel_gradient, pointwise_gradient)
+MOBILE_TARGET(mobile_norm_statistics, norm_statistics)
+MOBILE_TARGET(mobile_norm_apply, norm_apply)
+MOBILE_TARGET(mobile_norm_gradient_sums, norm_gradient_sums)
+MOBILE_TARGET(mobile_norm_gradient, norm_gradient)

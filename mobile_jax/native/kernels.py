@@ -3,10 +3,8 @@
 Everything is float32 and channels-last, runs under `jax.jit`, and gives the same numbers whatever
 the number of threads. Batch normalisation is expected to be folded into kernels and biases. Call
 these on the CPU backend only, and only after `available()` returned True. `jax.vmap` runs the
-mapped axis one element after the other. Only `depthwise` has gradients.
+mapped axis one element after the other. None of these has gradients; `training` has its own.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -91,12 +89,12 @@ def expand_depthwise(
     "gate_t": (gate_t, (b, size[1], e)),
   }
   second = activation if depthwise_activation is None else depthwise_activation
-  y, pooled = _call(
+  y, pooled = invoke(
     "mobile_expand_depthwise",
     [(b, *size, e), (b, e)],
     operands,
-    activation=_activation(activation),
-    depthwise_activation=_activation(second),
+    activation=activation_number(activation),
+    depthwise_activation=activation_number(second),
     stride=stride,
     dilation=dilation,
   )
@@ -160,7 +158,7 @@ def stem(
   c = kernel.shape[-1]
   operands = {"x": (x, (b, f, t)), "kernel": (kernel, (3, 3, c)), "bias": (bias, (c,))}
   out = (b, (f + 1) // 2, (t + 1) // 2, c)
-  return _call("mobile_stem", [out], operands, activation=_activation(activation))[0]
+  return invoke("mobile_stem", [out], operands, activation=activation_number(activation))[0]
 
 
 def dense(
@@ -179,47 +177,8 @@ def dense(
   b, c = x.shape
   d = kernel.shape[-1]
   operands = {"x": (x, (b, c)), "kernel": (kernel, (c, d)), "bias": (bias, (d,))}
-  number = _activation(activation, DENSE_ACTIVATIONS)
-  return _call("mobile_dense", [(b, d)], operands, activation=number)[0]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise(x, kernel, stride, dilation):
-  return _depthwise_forward(x, kernel, stride, dilation)[0]
-
-
-def _depthwise_forward(x, kernel, stride, dilation):
-  x, kernel = jnp.asarray(x), jnp.asarray(kernel)  # jax.vjp of NumPy arrays arrives here as such
-  y, _ = expand_depthwise(
-    x, None, None, kernel, None, activation="none", stride=stride, dilation=dilation
-  )
-  return y, (x, kernel)
-
-
-def _depthwise_backward(stride, dilation, saved, dy):
-  x, kernel = saved
-  shared = {"stride": stride, "dilation": dilation}
-  operands = {"dy": (dy, None), "kernel": (kernel, None)}
-  (dx,) = _call("mobile_depthwise_input_gradient", [x.shape], operands, **shared)
-  operands = {"dy": (dy, None), "x": (x, None)}
-  (dkernel,) = _call("mobile_depthwise_kernel_gradient", [kernel.shape], operands, **shared)
-  return dx, dkernel
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-
-
-def depthwise(
-  x: Float32[Array, "b f t c"],
-  kernel: Float32[Array, "k k c"] | Float32[Array, "b k k c"],
-  stride: int = 1,
-  dilation: int = 1,
-) -> Float32[Array, "b f2 t2 c"]:
-  """Depthwise convolution with symmetric zero padding, with native gradients for x and kernel.
-
-  The kernel is one for all clips or one per clip; k is odd and at most 9. Reverse mode only.
-  """
-  return _depthwise(x, kernel, stride, dilation)
+  number = activation_number(activation, DENSE_ACTIVATIONS)
+  return invoke("mobile_dense", [(b, d)], operands, activation=number)[0]
 
 
 def _pointwise(x, kernel, bias, scale, residual, activation, mix, want_map, want_mean):
@@ -235,7 +194,7 @@ def _pointwise(x, kernel, bias, scale, residual, activation, mix, want_map, want
     "residual": (residual, (b, f, t, d)),
   }
   outputs = [(b, f, t, d) if want_map else (0,), (b, d) if want_mean else (0,)]
-  return _call("mobile_pointwise", outputs, operands, activation=_activation(activation))
+  return invoke("mobile_pointwise", outputs, operands, activation=activation_number(activation))
 
 
 def _check_taps(kernel, b: int, k: int, e: int, stride: int, dilation: int) -> None:
@@ -263,13 +222,14 @@ def _expect(name: str, value, shape: tuple[int, ...]) -> None:
     raise ValueError(f"{name} has shape {value.shape}, want {shape}")
 
 
-def _activation(name: str, known: dict[str, int] = ACTIVATIONS) -> int:
+def activation_number(name: str, known: dict[str, int] = ACTIVATIONS) -> int:
+  """The number that stands for an activation in C++."""
   if name not in known:
     raise ValueError(f"activation {name!r} is unknown, use one of {', '.join(known)}")
   return known[name]
 
 
-def _call(target: str, outputs, operands, **attributes: int):
+def invoke(target: str, outputs, operands, **attributes: int):
   """Checks what has a shape to check, replaces None by an empty operand, and calls."""
   if not build.available():
     raise RuntimeError(f"{target} needs the native kernels: ask available() first")

@@ -80,4 +80,34 @@ void depthwise_input_gradient(const Threads& threads, const DepthwiseGradient& l
 void depthwise_kernel_gradient(const Threads& threads, const DepthwiseGradient& layer,
                                const float* x, float* dkernel);
 
+
+struct PointwiseGradient {
+  int64_t batch, positions, channels, out_channels;
+  bool per_clip;
+  const float* x;   // [batch, positions, channels]
+  const float* dy;  // [batch, positions, out_channels]
+};
+// dkernel [channels, out_channels], or one per clip.
+void pointwise_kernel_gradient(const Threads& threads, const PointwiseGradient& layer,
+                               float* dkernel);
+
+// Batch normalisation over the rows of x: act((x - mean) * factor + bias), all [channels].
+struct Norm {
+  int64_t rows, channels;
+  Activation activation;
+  const float* x;
+  const float* mean;
+  const float* factor;
+  const float* bias;
+};
+// Mean and biased variance of every channel of x, which is all that is read.
+void norm_statistics(const Threads& threads, const Norm& layer, float* mean, float* var);
+void norm_apply(const Threads& threads, const Norm& layer, float* y);
+// With g = dy * act': sums of g, and of g * (x - mean).
+void norm_gradient_sums(const Threads& threads, const Norm& layer, const float* dy, float* sum,
+                        float* moment);
+// dx = g * factor - level - (x - mean) * tilt.
+void norm_gradient(const Threads& threads, const Norm& layer, const float* dy, const float* level,
+                   const float* tilt, float* dx);
+
 }  // namespace mobile

@@ -162,6 +162,7 @@ def test_a_crash_between_checkpoints_repeats_the_lost_steps(
   assert rows(tmp_path) == rows(folder)
 
 
+@pytest.mark.slow
 def test_eight_devices_continue_what_one_began(unbroken, tmp_path, monkeypatch, no_pictures):
   folder, ids = unbroken
   cut_after(folder, tmp_path / "run", 2)

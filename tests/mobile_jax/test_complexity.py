@@ -223,6 +223,7 @@ def test_memory_where_the_tool_has_no_figure():
   assert efficient_elements(rival, 1000) == 3 * 512_000
 
 
+@pytest.mark.slow
 def test_the_traced_program_holds_what_the_plain_rule_says():
   """Two ways to one figure: rules on the block table, and life times in the program."""
   assert measured("mn10").memory_live == measured("mn10").memory_plain

@@ -53,6 +53,7 @@ def test_logits_and_features(answer, inferred, recorded, variables_of, wave):
   np.testing.assert_array_equal(mel, log_mel_32k(wave, cfg.mel))
 
 
+@pytest.mark.slow
 def test_clips_do_not_feel_each_other(answer, loaded, wave):
   """Under vmap, clip by clip: the same numbers, so nothing passes between the clips."""
   function, variables = loaded

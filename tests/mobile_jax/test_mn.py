@@ -52,7 +52,7 @@ def test_recorded_gradients(name, first_step, recorded):
   check_gradients(first_step(name), recorded(name))
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("optimiser", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_recorded_optimiser_steps(optimiser, train_step, inferred, recorded, variables_of):
   name = "mn01_c_mlp"
   tools = (train_step, inferred, recorded(name), variables_of(name))

@@ -17,7 +17,7 @@ from tests.mobile_jax.fixtures import drawn, quick, shapes_of, worst
 @pytest.mark.parametrize(
   "cfg",
   [
-    pytest.param(MNConfig(width=0.4), id="mn"),
+    pytest.param(MNConfig(width=0.4), id="mn", marks=pytest.mark.slow),
     pytest.param(DyMNConfig(width=0.4), id="dymn", marks=pytest.mark.slow),
   ],
 )
@@ -86,6 +86,7 @@ def test_one_global_batch_has_one_set_of_statistics_on_any_mesh():
     assert np.any(value != before[path]), path
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_from_the_key_and_off_without_one():
   """Dropout stands behind everything else: statistics and features do not feel it."""
   cfg = MNConfig(width=0.1, classes=5)
@@ -119,6 +120,7 @@ def test_any_length_and_batch(cfg):
     assert len(out.stages) == 17
 
 
+@pytest.mark.slow
 def test_temperature_of_the_configuration_is_the_default():
   cfg = DyMNConfig(width=0.1, classes=3, dynamic="first", temperature=30.0)
   variables = drawn(shapes_of(cfg), seed=2)

@@ -37,9 +37,15 @@ CLOSE = 2e-4
 
 
 @pytest.fixture(scope="module")
-def mn04(mobile_fixtures):
+def checkpoint(mobile_fixtures):
+  pytest.importorskip("torch")
+  return mobile_fixtures / FILE
+
+
+@pytest.fixture(scope="module")
+def mn04(checkpoint):
   """(configuration, variables); the file's name says which model it is."""
-  return read_model(mobile_fixtures / FILE)
+  return read_model(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +125,7 @@ def test_scene_embeddings(name, mn04, passed, hear):
 @pytest.mark.parametrize(
   "samples", [5120, *(pytest.param(n, marks=pytest.mark.slow) for n in (16000, 32000, 52345))]
 )
+@pytest.mark.slow
 def test_short_clips(samples, mn04, clips, real):
   cfg, variables = mn04
   wave = clips["speech"][:, :samples]
@@ -131,9 +138,9 @@ def test_short_clips(samples, mn04, clips, real):
 
 
 @pytest.mark.slow
-def test_load_model_on_a_batch(mobile_fixtures, clips, real):
+def test_load_model_on_a_batch(checkpoint, clips, real):
   """What a user calls: three seconds of each clip, on plain XLA too."""
-  function, variables = load_model(mobile_fixtures / FILE, name="mn04_as")
+  function, variables = load_model(checkpoint, name="mn04_as")
   start, length = int(real["batch3s/offset"]), int(real["batch3s/length"])
   wave = jnp.concatenate([clips[str(n)][:, start : start + length] for n in real["batch3s/order"]])
   logits, features = jax.jit(function)(variables, wave)
@@ -217,8 +224,8 @@ def test_poolings(mn04, clips, hear):
 
 
 @pytest.mark.slow
-def test_load_embedder(mobile_fixtures, clips, hear, order):
-  describe, variables = load_embedder(mobile_fixtures / FILE, features=("M_B", "L"))
+def test_load_embedder(checkpoint, clips, hear, order):
+  describe, variables = load_embedder(checkpoint, features=("M_B", "L"))
   ours = jax.jit(describe)(variables, clips[order[2]])
   assert worst(ours, hear["scene/M_B+L"][2:3]) <= CLOSE
 

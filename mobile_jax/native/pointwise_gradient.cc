@@ -1,0 +1,103 @@
+// The gradient of a 1x1 kernel: the rows of the input, each times its row of the output's gradient.
+#include <utility>
+#include <vector>
+
+#include "layers.h"
+#include "window.h"
+
+namespace mobile {
+namespace {
+
+constexpr int64_t kBlockRows = 128;  // of both maps together: they stay in the second-level cache
+
+// out[R][kPanel] += sum over rows of a[row][0 .. R) times b[row][kPanel]: the sums stay in registers.
+template <int R, int V>
+void outer(const float* a, int64_t stride, const float* b, int64_t rows, float* out,
+           int64_t out_stride) {
+  Vec sum[R][V];
+#pragma GCC unroll 28
+  for (int i = 0; i < R * V; ++i) sum[i / V][i % V] = load(out + i / V * out_stride + i % V * kLanes);
+  for (int64_t row = 0; row < rows; ++row, a += stride, b += kPanel) {
+    Vec w[V];
+    for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec factor = splat(a[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] += factor * w[v];
+    }
+  }
+#pragma GCC unroll 28
+  for (int i = 0; i < R * V; ++i) store(out + i / V * out_stride + i % V * kLanes, sum[i / V][i % V]);
+}
+
+using Outer = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t);
+
+template <int V, int... R>
+const Outer* outers(std::integer_sequence<int, R...>) {
+  static const Outer table[] = {outer<R + 1, V>...};
+  return table;
+}
+
+int64_t padded(int64_t columns) { return ceil_div(columns, kPanel) * kPanel; }
+
+// Lanes in use when an axis of this length is laid along the vectors.
+double filled(int64_t columns) {
+  return static_cast<double>(columns) / (ceil_div(columns, kLanes) * kLanes);
+}
+
+}  // namespace
+
+void pointwise_kernel_gradient(const Threads& threads, const PointwiseGradient& layer,
+                               float* dkernel) {
+  const int64_t c = layer.channels, d = layer.out_channels;
+  // The axis that fills vectors better is laid along them.
+  const bool turned = filled(c) > filled(d);
+  const float* across = turned ? layer.dy : layer.x;
+  const float* along = turned ? layer.x : layer.dy;
+  const int64_t tall = turned ? d : c, wide = turned ? c : d, width = padded(wide);
+  const int64_t groups = layer.per_clip ? layer.batch : 1;
+  const int64_t rows = layer.batch * layer.positions / groups;
+  // By shape alone, so that sums never depend on the number of threads.
+  const int64_t chunks = std::min<int64_t>(16, ceil_div(rows, 4 * kBlockRows));
+  const int64_t room = tall * width;
+  std::vector<float> parts(groups * chunks * room);
+  using Sizes = std::make_integer_sequence<int, kTileRows>;
+
+  parallel_for(threads, groups * chunks, [&](int64_t item) {
+    const int64_t chunk = item % chunks, group = item / chunks;
+    const int64_t last = rows * (chunk + 1) / chunks;
+    float* out = parts.data() + item * room;
+    float* panel = scratch(Slot::kPanel, kBlockRows * kPanel);
+    for (int64_t row = rows * chunk / chunks; row < last; row += kBlockRows) {
+      const int64_t block = std::min(kBlockRows, last - row);
+      const float* a = across + (group * rows + row) * tall;
+      for (int64_t column = 0; column < wide; column += kPanel) {
+        const int columns = static_cast<int>(std::min<int64_t>(kPanel, wide - column));
+        copy_panel(along + (group * rows + row) * wide + column, wide, block, columns, panel);
+        const Outer* table = columns > kLanes ? outers<2>(Sizes{}) : outers<1>(Sizes{});
+        const int64_t count = ceil_div(tall, kTileRows);
+        for (int64_t i = 0, from = 0; i < count; ++i) {
+          const int64_t to = tall * (i + 1) / count;
+          table[to - from - 1](a + from, tall, panel, block, out + from * width + column, width);
+          from = to;
+        }
+      }
+    }
+  });
+
+  for (int64_t group = 0; group < groups; ++group) {
+    float* out = dkernel + group * c * d;
+    for (int64_t i = 0; i < tall; ++i) {
+      for (int64_t j = 0; j < wide; ++j) {
+        float sum = 0;
+        for (int64_t k = 0; k < chunks; ++k) {
+          sum += parts[(group * chunks + k) * room + i * width + j];
+        }
+        out[turned ? j * d + i : i * d + j] = sum;
+      }
+    }
+  }
+}
+
+}  // namespace mobile

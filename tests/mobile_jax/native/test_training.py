@@ -1,0 +1,95 @@
+"""The kernels with gradients against NumPy and against plain JAX in float64's place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.mobile_jax.native import reference
+from tests.mobile_jax.native.test_kernels import close, draw  # noqa: F401 (a fixture)
+
+
+@pytest.mark.parametrize(
+  ("f", "t", "c", "d"),
+  [(64, 130, 16, 64), (32, 50, 64, 24), (10, 7, 72, 40), (4, 32, 960, 160), (3, 5, 13, 5)],
+)
+@pytest.mark.parametrize("per_clip", [False, True])
+def test_multiply(kernels, draw, f, t, c, d, per_clip):  # noqa: F811
+  """The product is bilinear, so each gradient is a product too."""
+  x, kernel = draw(2, f, t, c), draw(*((2,) if per_clip else ()), c, d)
+  y, pullback = jax.vjp(kernels.multiply, x, kernel)
+  close(y, reference.pointwise(x, kernel))
+  dy = draw(*y.shape)
+  dx, dkernel = pullback(jnp.asarray(dy))
+  close(dx, reference.pointwise(dy, np.swapaxes(kernel, -1, -2)))
+  want = np.einsum("bftc,bftd->bcd", x.astype(np.float64), dy)
+  close(dkernel, want if per_clip else want.sum(0), 1e-5)
+
+
+def plain(x, scale, bias, eps, activation):
+  """The same in NumPy and float64, with the gradient that follows from a weight of every output."""
+  axes = tuple(range(x.ndim - 1))
+  x = x.astype(np.float64)
+  mean, var = x.mean(axes), x.var(axes)
+  n = (x - mean) / np.sqrt(var + eps) * scale + bias
+  return reference.activate(n, activation), mean, var, n
+
+
+SLOPES = {
+  "none": np.ones_like,
+  "relu": lambda n: (n > 0).astype(float),
+  "hardswish": lambda n: np.where(n <= -3, 0, np.where(n >= 3, 1, (2 * n + 3) / 6)),
+}
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+@pytest.mark.parametrize(
+  "shape", [(2, 64, 130, 16), (1, 9, 7, 24), (3, 4, 32, 960), (2, 3, 1, 5), (7, 40), (5, 1, 2, 1)]
+)
+def test_normalise(kernels, draw, shape, activation):  # noqa: F811
+  c, eps, axes = shape[-1], 1e-3, tuple(range(len(shape) - 1))
+  # Means far from zero beside small deviations: sums of squares alone would lose the variance.
+  x = draw(*shape) * 0.1 + 10 * draw(c)
+  scale, bias, dy = 1 + draw(c), draw(c), draw(*shape)
+
+  def run(x, scale, bias):
+    return kernels.normalise(x, scale, bias, eps, activation)
+
+  (y, mean, var), pullback = jax.vjp(run, x, scale, bias)
+  want, want_mean, want_var, n = plain(x, scale, bias, eps, activation)
+  close(mean, want_mean)
+  # Of numbers around 30 the last place is 2e-6, beside deviations of 0.1.
+  close(var, want_var, 1e-4)
+  close(y, want, 1e-4)
+  dx, dscale, dbias = pullback((jnp.asarray(dy), jnp.zeros(c), jnp.zeros(c)))
+  g = dy * SLOPES[activation](n)
+  unit = (x.astype(np.float64) - want_mean) / np.sqrt(want_var + eps)
+  tilt = unit * (g * unit).mean(axes)
+  want_dx = scale / np.sqrt(want_var + eps) * (g - g.mean(axes) - tilt)
+  # A value within rounding of a kink may stand on either side of it.
+  sure = np.ones(shape, bool) if activation == "none" else np.abs(np.abs(n) % 3) > 1e-3
+  assert sure.mean() > 0.98
+  scale_of = np.abs(want_dx).max() + 1e-30
+  assert np.abs((np.asarray(dx) - want_dx)[sure]).max(initial=0) <= 3e-4 * scale_of
+  places = x.size // c
+  close(dscale, (g * unit).sum(axes), 3e-4)
+  close(dbias, g.sum(axes), 3e-4 if places < 1000 else 1e-3)
+
+
+def test_statistics_pass_no_gradient(kernels, draw):  # noqa: F811
+  x, ones = jnp.asarray(draw(2, 3, 4, 8)), jnp.ones(8)
+
+  def total(x):
+    _, mean, var = kernels.normalise(x, ones, ones, 1e-3)
+    return jnp.sum(mean) + jnp.sum(var)
+
+  np.testing.assert_array_equal(jax.grad(total)(x), jnp.zeros_like(x))
+
+
+def test_one_row_and_constant_maps_stay_finite(kernels):
+  """The deviation is zero: the output is the bias, and no gradient blows up."""
+  for x in (jnp.full((1, 1, 1, 16), 7.0), jnp.full((2, 8, 9, 16), -3.0)):
+    y, pullback = jax.vjp(lambda x: kernels.normalise(x, jnp.ones(16), jnp.ones(16), 1e-3)[0], x)
+    np.testing.assert_allclose(y, np.ones(x.shape), atol=1e-6)
+    (dx,) = pullback(jnp.ones_like(y))
+    np.testing.assert_allclose(dx, np.zeros(x.shape), atol=1e-5)

@@ -23,6 +23,7 @@ PY := $(shell for p in $(PYTHON) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions
 VERSION := $(if $(filter-out python3,$(PYTHON)),$(if $(PY),$(shell $(PY) -c 'import sys; print("-%d.%d" % sys.version_info[:2])'),-none))
 VENV := .venv$(VERSION)$(if $(JAX),-jax$(JAX))
 BIN := $(VENV)/bin
+HEAR := .venv-hear$(VERSION)
 PIN := $(if $(JAX),'jax==$(JAX).*')
 
 # Two test processes on two cores: one thread for each of the many pools that would otherwise fight.
@@ -30,7 +31,7 @@ TEST_ENV := env JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=2 M
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NPROC=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow test-faults test-torch bench lint format env clean distclean
+.PHONY: help demo test test-slow test-faults test-torch test-hear bench lint format env clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -50,6 +51,14 @@ test-faults: $(VENV)/.dev  ## kill -9, full disks, damaged files
 
 test-torch: $(VENV)/.torch  ## parity with PyTorch, live
 	@$(PYTEST) -q -n $(JOBS) -k torch $(ARGS)
+
+# The sizes go by the environment, because the validator passes a path alone.
+test-hear: $(HEAR)/.hear  ## the public HEAR validator on MN, DyMN and Dasheng
+	@$(HEAR)/bin/python -m tests.experiments.hear_files .cache/hear
+	@for pair in mn:mn01 dymn:dymn04 dasheng:; do \
+		PYTHONPATH=. HEAR_MODEL=$${pair#*:} $(HEAR)/bin/hear-validator experiments.hear.$${pair%:*} \
+			--model .cache/hear/$${pair%:*}.safetensors; \
+	done
 
 bench: $(VENV)/.dev  ## the speed figures of the README
 	@$(BIN)/python -m experiments.bench_pipeline
@@ -91,6 +100,15 @@ $(VENV)/.dev: $(VENV)/.core
 $(VENV)/.torch: $(VENV)/.dev
 	@echo "make: installing PyTorch"
 	@$(BIN)/python -m pip install --quiet -e '.[torch]' $(PIN)
+	@touch $@
+
+# The validator asks for Python below 3.9 for no reason that shows, and for TensorFlow by another name.
+$(HEAR)/.hear: requirements.txt
+	@[ -n "$(PY)" ] || { echo "make: $(PYTHON) is no Python 3.11 or newer; try make PYTHON=/path/to/python3.12"; exit 2; }
+	@echo "make: new environment in $(HEAR), with PyTorch"
+	@$(PY) -m venv $(HEAR)
+	@$(HEAR)/bin/python -m pip install --quiet -r requirements.txt 'torch>=2.6,<3'
+	@$(HEAR)/bin/python -m pip install --quiet --no-deps --ignore-requires-python hearvalidator==2021.0.6
 	@touch $@
 
 clean:  ## caches and build products

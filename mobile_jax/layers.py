@@ -15,7 +15,7 @@ from mobile_jax.config import Activation, Aggregate, make_divisible
 from mobile_jax.draws import normal
 from mobile_jax.fused import Folded
 from mobile_jax.norm import BatchNorm
-from mobile_jax.ops import depthwise, per_channel, pointwise, stem
+from mobile_jax.ops import depthwise, has_native, per_channel, pointwise, stem
 
 Kind = Literal["stem", "pointwise", "depthwise"]
 # Which axis of a map [b, f, t, c] each squeeze-and-excitation rescales.
@@ -71,6 +71,10 @@ class ConvNorm(nn.Module):
     self, x: jax.Array, train: bool = False, activation: Activation = "none"
   ) -> jax.Array:
     """Convolved, normalised and activated: the form of training."""
+    return self.norm(self.convolved(x), train, activation).astype(x.dtype)
+
+  def convolved(self, x: jax.Array) -> jax.Array:
+    """Neither normalised nor activated."""
     match self.kind:
       case "stem":
         y = stem(x, self.kernel, self.kernels)
@@ -78,7 +82,25 @@ class ConvNorm(nn.Module):
         y = pointwise(x, self.kernel, self.kernels)
       case _:
         y = depthwise(x, self.kernel, self.stride, self.dilation, self.kernels)
-    return self.norm(y, train, activation).astype(x.dtype)
+    return y
+
+  def after(self, before: ConvNorm, x: jax.Array, activation: Activation) -> jax.Array:
+    """self(before(x)), both in training and with the same activation.
+
+    A depthwise convolution on the CPU normalises what it reads by itself: the wide map between the
+    two is never written.
+    """
+    wide = before.convolved(x)
+    if not (self.kind == "depthwise" and has_native(wide, self.kernels)):
+      return self(before.norm(wide, True, activation).astype(x.dtype), True, activation)
+    from mobile_jax import native
+
+    def form(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float):
+      return native.normalised_depthwise(
+        x, scale, bias, self.kernel, eps, activation, self.stride, self.dilation
+      )
+
+    return self.norm(before.norm.through(wide, form), True, activation)
 
   def folded(self) -> Folded:
     """Kernel and bias with the norm of inference folded in."""

@@ -68,8 +68,10 @@ class InvertedResidual(nn.Module):
     """(map, bottlenecks of squeeze-and-excitation by axis)."""
     shape = self.shape
     if train:
-      y = self.expand(x, train, shape.activation) if shape.expands else x
-      y = self.depthwise(y, train, shape.activation)
+      if shape.expands:
+        y = self.depthwise.after(self.expand, x, shape.activation)
+      else:
+        y = self.depthwise(x, train, shape.activation)
       mean = fused.pool(y)
     else:
       y, mean = fused.expand_depthwise(

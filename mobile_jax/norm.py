@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,8 @@ from jaxtyping import Array, Float
 
 from mobile_jax.config import Activation
 from mobile_jax.ops import ACTIVATIONS, has_native
+
+Form = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
 class BatchNorm(nn.Module):
@@ -41,22 +46,22 @@ class BatchNorm(nn.Module):
 
     activation: what follows; one pass over the map does both.
     """
-    act = ACTIVATIONS[activation]
     if not train:
       scale, bias = self.folded()
-      return act(x * _wide(scale, x) + _wide(bias, x))
+      return ACTIVATIONS[activation](x * _wide(scale, x) + _wide(bias, x))
     x = x.astype(jnp.float32)
     if has_native(x, self.kernels):
       from mobile_jax import native
 
-      y, mean, var = native.normalise(x, self.scale, self.bias, self.eps, activation)
-    else:
-      axes = tuple(range(x.ndim - 1))
-      mean = jnp.mean(x, axis=axes)
-      centred = x - _wide(mean, x)
-      var = jnp.mean(jnp.square(centred), axis=axes)
-      scale = self.scale * jax.lax.rsqrt(var + self.eps)
-      y = act(centred * _wide(scale, x) + _wide(self.bias, x))
+      return self.through(x, functools.partial(native.normalise, activation=activation))
+    return self.through(x, functools.partial(_normalise, activation=activation))
+
+  def through(self, x: Float[Array, "*axes c"], form: Form) -> jax.Array:
+    """What a form of normalisation by the batch makes of x; its statistics are noted.
+
+    form: (x, scale, bias, eps=) -> (result, mean f32[c], biased variance f32[c]).
+    """
+    y, mean, var = form(x, self.scale, self.bias, eps=self.eps)
     if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
       values = x.size // self.channels
       unbiased = var * (values / max(values - 1, 1))
@@ -70,6 +75,17 @@ class BatchNorm(nn.Module):
     """(scale, bias) of inference: x * scale + bias. A convolution before it can take both in."""
     scale = self.scale * jax.lax.rsqrt(self.var.value + self.eps)
     return scale, self.bias - self.mean.value * scale
+
+
+def _normalise(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, activation: Activation
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  axes = tuple(range(x.ndim - 1))
+  mean = jnp.mean(x, axis=axes)
+  centred = x - _wide(mean, x)
+  var = jnp.mean(jnp.square(centred), axis=axes)
+  scale = scale * jax.lax.rsqrt(var + eps)
+  return ACTIVATIONS[activation](centred * _wide(scale, x) + _wide(bias, x)), mean, var
 
 
 def _wide(vector: jax.Array, x: jax.Array) -> jax.Array:

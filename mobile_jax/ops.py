@@ -147,11 +147,7 @@ def stem(
   if has_native(x, kernels):
     from mobile_jax import native
 
-    f, t = (conv_size(n, 3, 2, 1) for n in x.shape[1:])
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1)))
-    places = [(row, column) for row in range(3) for column in range(3)]
-    patches = [padded[:, i : i + 2 * f - 1 : 2, j : j + 2 * t - 1 : 2] for i, j in places]
-    return native.multiply(jnp.stack(patches, axis=-1), kernel.reshape(9, -1))
+    return native.stem_convolution(x, kernel)
 
   def taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # Broadcasting one channel over all of them: nine products per output, as a depthwise one.

@@ -17,9 +17,11 @@ _HOME = {
   "expand_depthwise": "kernels",
   "multiply": "training",
   "normalise": "training",
+  "normalised_depthwise": "training",
   "pointwise": "kernels",
   "pointwise_mean": "kernels",
   "stem": "kernels",
+  "stem_convolution": "training",
 }
 __all__ = sorted(_HOME)
 

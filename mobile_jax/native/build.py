@@ -27,6 +27,7 @@ TARGETS = (
   "mobile_expand_depthwise",
   "mobile_pointwise",
   "mobile_stem",
+  "mobile_stem_patches",
   "mobile_dense",
   "mobile_depthwise_input_gradient",
   "mobile_depthwise_kernel_gradient",

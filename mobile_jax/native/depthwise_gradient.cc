@@ -76,7 +76,11 @@ void depthwise_kernel_gradient(const Threads& threads, const DepthwiseGradient& 
     std::fill_n(sums, taps * kPanel, 0.0f);
     const auto fill = [&](int64_t row, int64_t from, int64_t to, float* at) {
       const float* source = x + ((clip * layer.f + row) * layer.t + from) * c + column;
-      copy_panel(source, c, to - from, columns, at);
+      if (layer.pending.mean != nullptr) {
+        normalise_panel(layer.pending, column, source, c, to - from, columns, at);
+      } else {
+        copy_panel(source, c, to - from, columns, at);
+      }
     };
     walk(window, ring, fill, [&](int64_t r, const float* const* rows) {
       const float* dy = layer.dy + ((clip * f2 + r) * t2 + window.first) * c + column;

@@ -100,6 +100,9 @@ void expand_depthwise(const Threads& threads, const ExpandDepthwise& layer) {
         finish.out_stride = kPanel;
         finish.columns = kPanel;
         multiply_rows(source, c, to - from, c, panel, vectors, finish);
+      } else if (layer.mean != nullptr) {
+        const Pending pending{layer.mean, layer.factor, layer.expand_bias, layer.activation};
+        normalise_panel(pending, column, source + column, c, to - from, columns, at);
       } else {
         copy_panel(source + column, c, to - from, columns, at);
       }

@@ -100,6 +100,8 @@ void expand_depthwise(const Call& call) {
   layer.line_count = lines.data != nullptr ? lines.dims[2] / 2 : 0;
   layer.gate_f = call.argument(7).data;
   layer.gate_t = call.argument(8).data;
+  layer.mean = call.argument(9).data;
+  layer.factor = call.argument(10).data;
   layer.y = call.result(0).data;
   layer.pooled = call.result(1).data;
   mobile::expand_depthwise(call.threads(), layer);
@@ -137,6 +139,12 @@ void stem(const Call& call) {
   mobile::stem(call.threads(), layer);
 }
 
+void stem_patches(const Call& call) {
+  const Buffer x = call.argument(0);
+  mobile::stem_patches(call.threads(), x.dims[0], x.dims[1], x.dims[2], x.data,
+                       call.result(0).data);
+}
+
 void dense(const Call& call) {
   const Buffer x = call.argument(0), kernel = call.argument(1);
   mobile::Dense layer{};
@@ -151,7 +159,7 @@ void dense(const Call& call) {
 
 mobile::DepthwiseGradient gradient(const Call& call, const Buffer& map, const Buffer& kernel) {
   return {map.dims[0],      map.dims[1],      map.dims[2],          map.dims[3],
-          call.shape(kernel), kernel.rank == 4, call.argument(0).data};
+          call.shape(kernel), kernel.rank == 4, call.argument(0).data,        {}};
 }
 
 void input_gradient(const Call& call) {
@@ -162,7 +170,9 @@ void input_gradient(const Call& call) {
 
 void kernel_gradient(const Call& call) {
   const Buffer x = call.argument(1), dkernel = call.result(0);
-  const auto layer = gradient(call, x, dkernel);
+  auto layer = gradient(call, x, dkernel);
+  layer.pending = {call.argument(2).data, call.argument(3).data, call.argument(4).data,
+                   call.activation("activation")};
   mobile::depthwise_kernel_gradient(call.threads(), layer, x.data, dkernel.data);
 }
 
@@ -239,6 +249,7 @@ XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame, void (*run)(const Call&)) {
 MOBILE_TARGET(mobile_expand_depthwise, expand_depthwise)
 MOBILE_TARGET(mobile_pointwise, pointwise)
 MOBILE_TARGET(mobile_stem, stem)
+MOBILE_TARGET(mobile_stem_patches, stem_patches)
 MOBILE_TARGET(mobile_dense, dense)
 MOBILE_TARGET(mobile_depthwise_input_gradient, input_gradient)
 MOBILE_TARGET(mobile_depthwise_kernel_gradient, kernel_gradient)

@@ -39,6 +39,8 @@ def expand_depthwise(
   dyrelu: Float32[Array, "b e m2"] | None = None,
   gate_f: Float32[Array, "b f2 e"] | None = None,
   gate_t: Float32[Array, "b t2 e"] | None = None,
+  mean: Float32[Array, " e"] | None = None,
+  factor: Float32[Array, " e"] | None = None,
 ) -> tuple[Float32[Array, "b f2 t2 e"], Float32[Array, "b e"]]:
   """1x1 expansion, activation, depthwise convolution and activation, without the map in between.
 
@@ -61,6 +63,9 @@ def expand_depthwise(
       slope_m * y + intercept_m in place of the second activation.
     gate_f: factors for each output frequency, multiplied in last (coordinate attention).
     gate_t: factors for each output time step, likewise.
+    mean: in place of an expansion: the depthwise convolution reads
+      activation((x - mean) * factor + expand_bias).
+    factor: see mean.
   """
   b, f, t, c = x.shape
   e, k = depthwise_kernel.shape[-1], depthwise_kernel.shape[-2]
@@ -68,7 +73,7 @@ def expand_depthwise(
   size = (out_size(f, k, stride, dilation), out_size(t, k, stride, dilation))
   if expand_kernel is None:
     _expect("depthwise_kernel", depthwise_kernel, (*depthwise_kernel.shape[:-1], c))
-    if expand_bias is not None or expand_mix is not None:
+    if expand_mix is not None or (expand_bias is None) != (mean is None):
       raise ValueError("expand_bias and expand_mix belong to an expand_kernel, which is None")
   else:
     _check_dense("expand_kernel", expand_kernel, expand_mix, b, c, e)
@@ -87,6 +92,8 @@ def expand_depthwise(
     "dyrelu": (dyrelu, (b, e, lines)),
     "gate_f": (gate_f, (b, size[0], e)),
     "gate_t": (gate_t, (b, size[1], e)),
+    "mean": (mean, (e,)),
+    "factor": (factor, (e,)),
   }
   second = activation if depthwise_activation is None else depthwise_activation
   y, pooled = invoke(

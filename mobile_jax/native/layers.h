@@ -4,6 +4,7 @@
 #include "depthwise.h"
 #include "gemm.h"
 #include "parallel.h"
+#include "window.h"
 
 namespace mobile {
 
@@ -28,6 +29,9 @@ struct ExpandDepthwise {
   const float* gate_t;  // [batch, t2, expanded] or null
   float* y;             // [batch, f2, t2, expanded]
   float* pooled;        // [batch, expanded] or null: mean of y over f2 and t2
+  // Without expand_kernel: what x goes through first, with expand_bias and activation, or null.
+  const float* mean;    // [expanded]
+  const float* factor;  // [expanded]
 };
 void expand_depthwise(const Threads& threads, const ExpandDepthwise& layer);
 
@@ -57,6 +61,10 @@ struct Stem {
 };
 void stem(const Threads& threads, const Stem& layer);
 
+// The nine values under the stem's kernel at each of its outputs: [batch, f2, t2, 9], zeros outside.
+void stem_patches(const Threads& threads, int64_t batch, int64_t f, int64_t t, const float* x,
+                  float* patches);
+
 struct Dense {
   int64_t rows, features, columns;
   Activation activation;
@@ -72,6 +80,7 @@ struct DepthwiseGradient {
   DepthwiseShape shape;
   bool per_clip;
   const float* dy;  // [batch, f2, t2, channels]
+  Pending pending;  // what x goes through before the convolution; for the kernel's gradient
 };
 // kernel as in the forward pass; dx like x.
 void depthwise_input_gradient(const Threads& threads, const DepthwiseGradient& layer,

@@ -3,7 +3,6 @@
 // A tile stays in the second-level cache while it is read twice. Sums are formed per tile and added
 // up in double precision in a fixed order, so they depend on neither the number of threads nor the
 // distance of the mean from zero.
-#include <type_traits>
 #include <vector>
 
 #include "layers.h"
@@ -52,19 +51,6 @@ inline Vec slope(Vec n, Activation kind) {
     return n < splat(-3.0f) ? Vec{} : (n > splat(3.0f) ? one : middle);
   }
   return one;
-}
-
-// Calls run with the activation as a constant, so that loops hold no choice.
-template <typename Run>
-void with_activation(Activation kind, const Run& run) {
-  switch (kind) {
-    case Activation::kRelu:
-      return run(std::integral_constant<Activation, Activation::kRelu>{});
-    case Activation::kHardswish:
-      return run(std::integral_constant<Activation, Activation::kHardswish>{});
-    default:
-      return run(std::integral_constant<Activation, Activation::kNone>{});
-  }
 }
 
 // Columns of what the passes share: the mean to take off, the factor, the bias.

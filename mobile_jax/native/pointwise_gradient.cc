@@ -9,6 +9,7 @@ namespace mobile {
 namespace {
 
 constexpr int64_t kBlockRows = 128;  // of both maps together: they stay in the second-level cache
+constexpr int64_t kItems = 16;       // pieces of work, where there is enough of it
 
 // out[R][kPanel] += sum over rows of a[row][0 .. R) times b[row][kPanel]: the sums stay in registers.
 template <int R, int V>
@@ -58,30 +59,32 @@ void pointwise_kernel_gradient(const Threads& threads, const PointwiseGradient& 
   const int64_t tall = turned ? d : c, wide = turned ? c : d, width = padded(wide);
   const int64_t groups = layer.per_clip ? layer.batch : 1;
   const int64_t rows = layer.batch * layer.positions / groups;
-  // By shape alone, so that sums never depend on the number of threads.
-  const int64_t chunks = std::min<int64_t>(16, ceil_div(rows, 4 * kBlockRows));
+  const int64_t panels = width / kPanel;
+  // Panels share the work without a sum to join; rows are cut only where there are few panels. By
+  // shape alone, so that sums never depend on the number of threads.
+  const int64_t chunks =
+      std::min(ceil_div(kItems, groups * panels), ceil_div(rows, 4 * kBlockRows));
   const int64_t room = tall * width;
   std::vector<float> parts(groups * chunks * room);
   using Sizes = std::make_integer_sequence<int, kTileRows>;
 
-  parallel_for(threads, groups * chunks, [&](int64_t item) {
-    const int64_t chunk = item % chunks, group = item / chunks;
+  parallel_for(threads, groups * chunks * panels, [&](int64_t item) {
+    const int64_t column = item % panels * kPanel;
+    const int64_t chunk = item / panels % chunks, group = item / panels / chunks;
     const int64_t last = rows * (chunk + 1) / chunks;
-    float* out = parts.data() + item * room;
+    const int columns = static_cast<int>(std::min<int64_t>(kPanel, wide - column));
+    const Outer* table = columns > kLanes ? outers<2>(Sizes{}) : outers<1>(Sizes{});
+    const int64_t count = ceil_div(tall, kTileRows);
+    float* out = parts.data() + (group * chunks + chunk) * room + column;
     float* panel = scratch(Slot::kPanel, kBlockRows * kPanel);
     for (int64_t row = rows * chunk / chunks; row < last; row += kBlockRows) {
       const int64_t block = std::min(kBlockRows, last - row);
       const float* a = across + (group * rows + row) * tall;
-      for (int64_t column = 0; column < wide; column += kPanel) {
-        const int columns = static_cast<int>(std::min<int64_t>(kPanel, wide - column));
-        copy_panel(along + (group * rows + row) * wide + column, wide, block, columns, panel);
-        const Outer* table = columns > kLanes ? outers<2>(Sizes{}) : outers<1>(Sizes{});
-        const int64_t count = ceil_div(tall, kTileRows);
-        for (int64_t i = 0, from = 0; i < count; ++i) {
-          const int64_t to = tall * (i + 1) / count;
-          table[to - from - 1](a + from, tall, panel, block, out + from * width + column, width);
-          from = to;
-        }
+      copy_panel(along + (group * rows + row) * wide + column, wide, block, columns, panel);
+      for (int64_t i = 0, from = 0; i < count; ++i) {
+        const int64_t to = tall * (i + 1) / count;
+        table[to - from - 1](a + from, tall, panel, block, out + from * width, width);
+        from = to;
       }
     }
   });

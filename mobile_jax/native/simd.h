@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -87,6 +88,19 @@ inline Vec activate(Vec x, Activation kind) {
     return x * at_most(at_least(x + splat(3.0f), Vec{}), splat(6.0f)) * splat(1.0f / 6.0f);
   }
   return x;
+}
+
+// Calls run with the activation as a constant, so that loops hold no choice.
+template <typename Run>
+void with_activation(Activation kind, const Run& run) {
+  switch (kind) {
+    case Activation::kRelu:
+      return run(std::integral_constant<Activation, Activation::kRelu>{});
+    case Activation::kHardswish:
+      return run(std::integral_constant<Activation, Activation::kHardswish>{});
+    default:
+      return run(std::integral_constant<Activation, Activation::kNone>{});
+  }
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -51,4 +51,24 @@ void stem(const Threads& threads, const Stem& layer) {
   });
 }
 
+void stem_patches(const Threads& threads, int64_t batch, int64_t f, int64_t t, const float* x,
+                  float* patches) {
+  const int64_t f2 = (f + 1) / 2;
+  const int64_t t2 = (t + 1) / 2;
+  parallel_for(threads, batch * f2, [&](int64_t item) {
+    const int64_t clip = item / f2;
+    const int64_t top = item % f2 * 2 - 1;
+    for (int64_t i = 0; i < 9; ++i) {
+      const int64_t row = top + i / 3;
+      const float* source = x + (clip * f + row) * t;
+      float* out = patches + item * t2 * 9 + i;
+      for (int64_t r = 0; r < t2; ++r, out += 9) {
+        const int64_t column = 2 * r - 1 + i % 3;
+        const bool inside = row >= 0 && row < f && column >= 0 && column < t;
+        *out = inside ? source[column] : 0.0f;
+      }
+    }
+  });
+}
+
 }  // namespace mobile

@@ -72,6 +72,33 @@ inline void copy_panel(const float* source, int64_t stride, int64_t rows, int co
   }
 }
 
+// A batch normalisation and activation that a map still has to go through: act((x - mean) * factor +
+// bias) with a value per channel. Without a mean there is none.
+struct Pending {
+  const float* mean;
+  const float* factor;
+  const float* bias;
+  Activation activation;
+};
+
+// As copy_panel, with what is pending done on the way; `column` is the panel's first channel.
+inline void normalise_panel(const Pending& pending, int64_t column, const float* source,
+                            int64_t stride, int64_t rows, int columns, float* panel) {
+  for (int at = 0; at < columns; at += kLanes) {
+    const int n = columns - at;
+    const Vec mean = load_upto(pending.mean + column + at, n);
+    const Vec factor = load_upto(pending.factor + column + at, n);
+    const Vec bias = load_upto(pending.bias + column + at, n);
+    const auto run = [&](auto kind) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const Vec x = load_upto(source + i * stride + at, n);
+        store(panel + i * kPanel + at, activate((x - mean) * factor + bias, kind));
+      }
+    };
+    with_activation(pending.activation, run);
+  }
+}
+
 // Output columns per tile: near 64 input columns wide, so that a ring stays in the first two cache
 // levels, and a multiple of kTogether. It depends on shapes only, not on the threads, so that sums
 // over tiles are always formed in the same order.

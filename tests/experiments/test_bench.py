@@ -73,6 +73,7 @@ def test_wrong_settings_get_one_line(change, message):
     bench.main(bench.dataclasses.replace(bench.Bench(), **change))
 
 
+@pytest.mark.slow
 def test_it_runs_alone_on_the_front_end(capsys, tmp_path, monkeypatch):
   monkeypatch.setenv("MOBILE_JAX_NATIVE", "0")
   out = tmp_path / "out.json"

@@ -54,6 +54,7 @@ def test_an_unknown_flag_from_the_shell(tmp_path):
   assert err == "pretrain: error: --loop.step: unknown; did you mean --loop.steps?\n"
 
 
+@pytest.mark.slow
 def test_a_missing_folder_from_the_shell(tmp_path):
   away, run = tmp_path / "away", tmp_path / "run"
   code, out, err = command("--config", "debug", "--data.source", str(away), "--workdir", str(run))

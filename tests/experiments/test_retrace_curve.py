@@ -9,6 +9,7 @@ from experiments.retrace_curve import RetraceConfig, main, retrace
 from experiments.training.errors import UsageError
 
 
+@pytest.mark.slow
 def test_first_fifty_losses_of_the_original_are_met(dasheng_fixtures):
   result = retrace(dasheng_fixtures / "curve", 50, "torch_cpu")
   assert result.worst() <= 1e-4

@@ -71,6 +71,7 @@ def test_sizes_of_the_released_modules(features, pooling, size, width_1):
   assert made.shape == (1, size)
 
 
+@pytest.mark.slow
 def test_size_of_an_embedding():
   assert embedding_size(TINY, ("blocks", "mel")) == 184
   assert embedding_size(TINY, ("blocks",), "avg_time") == 384
@@ -161,6 +162,7 @@ def test_windows_are_cut_from_the_reflected_wave(wave, variables):
     assert worst(found[:, i], np.asarray(log_mel(TINY, clip).mean(2))) <= 1e-4
 
 
+@pytest.mark.slow
 def test_windows_through_the_network_in_rounds(wave, variables, monkeypatch):
   """However many go through it at once, the last round filled up or not."""
   options = {"features": ("blocks", "logits"), "window_seconds": 0.05, "hop_seconds": 0.04}
@@ -175,6 +177,7 @@ def test_windows_through_the_network_in_rounds(wave, variables, monkeypatch):
   assert worst(found, apart) <= 1e-4
 
 
+@pytest.mark.slow
 def test_long_scenes_go_through_in_windows(variables, monkeypatch):
   monkeypatch.setattr(embeddings, "LONGEST_SCENE", 0.05)
   monkeypatch.setattr(embeddings, "SCENE_HOP", 0.02)
@@ -207,4 +210,4 @@ def test_load_embedder(tmp_path, wave, variables):
     load_embedder(path, config=TINY, features=("blocs",))
   describe, loaded = load_embedder(path, config=TINY, features="mel")
   jax.tree.map(np.testing.assert_array_equal, loaded, variables)
-  assert describe(loaded, wave).shape == (2, 128)
+  assert quick(describe)(loaded, wave).shape == (2, 128)

@@ -27,6 +27,7 @@ def test_unknown_names_are_refused():
     mobile_jax.native.softmax  # noqa: B018
 
 
+@pytest.mark.slow
 def test_one_build_serves_everyone(tmp_path, monkeypatch):
   if not any(shutil.which(name) for name in build.COMPILERS):
     pytest.skip("needs a C++ compiler")

@@ -197,9 +197,13 @@ def several_results() -> list[np.ndarray]:
   mean = native.pointwise_mean(y, draw(72, 40), None)
   row = native.dense(pooled, draw(72, 1280), None)
   _, pullback = jax.vjp(lambda w: native.depthwise(x, w), draw(3, 3, 24))
-  return [np.asarray(a) for a in (y, pooled, narrow, mean, row, *pullback(x))]
+  _, of_product = jax.vjp(lambda w: native.multiply(x, w), draw(24, 24))
+  normed, of_norm = jax.vjp(lambda x: native.normalise(x, draw(24), draw(24), 1e-3)[0], x)
+  gradients = (*pullback(x), *of_product(x), *of_norm(x))
+  return [np.asarray(a) for a in (y, pooled, narrow, mean, row, normed, *gradients)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a processor mask")
 def test_same_bits_with_one_thread(kernels, tmp_path):
   path = tmp_path / "one.npz"

@@ -26,6 +26,25 @@ def test_multiply(kernels, draw, f, t, c, d, per_clip):  # noqa: F811
   close(dkernel, want if per_clip else want.sum(0), 1e-5)
 
 
+@pytest.mark.parametrize(("f", "t", "c"), [(128, 100, 16), (10, 7, 8), (9, 16, 40), (1, 1, 24)])
+def test_stem_convolution(kernels, draw, f, t, c):  # noqa: F811
+  x, kernel = draw(2, f, t), draw(3, 3, c)
+  y, pullback = jax.vjp(kernels.stem_convolution, x, kernel)
+  wide = np.repeat(x[..., None], c, -1)
+  close(y, reference.depthwise(wide, kernel, 2, 1))
+  dy = draw(*y.shape)
+  dx, dkernel = pullback(jnp.asarray(dy))
+  padded = np.pad(x, ((0, 0), (1, 2), (1, 2))).astype(np.float64)
+  want_dx, want_dkernel = np.zeros(padded.shape), np.zeros(kernel.shape)
+  for i in range(3):
+    for j in range(3):
+      rows = slice(i, i + 2 * y.shape[1] - 1, 2), slice(j, j + 2 * y.shape[2] - 1, 2)
+      want_dx[:, *rows] += dy.astype(np.float64) @ kernel[i, j]
+      want_dkernel[i, j] = (padded[:, *rows][..., None] * dy).sum((0, 1, 2))
+  close(dx, want_dx[:, 1 : f + 1, 1 : t + 1])
+  close(dkernel, want_dkernel, 1e-5)
+
+
 def plain(x, scale, bias, eps, activation):
   """The same in NumPy and float64, with the gradient that follows from a weight of every output."""
   axes = tuple(range(x.ndim - 1))
@@ -74,6 +93,44 @@ def test_normalise(kernels, draw, shape, activation):  # noqa: F811
   places = x.size // c
   close(dscale, (g * unit).sum(axes), 3e-4)
   close(dbias, g.sum(axes), 3e-4 if places < 1000 else 1e-3)
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+@pytest.mark.parametrize(
+  ("f", "t", "k", "stride", "dilation", "c"),
+  [(16, 125, 3, 1, 1, 72), (33, 64, 3, 2, 1, 16), (8, 63, 5, 2, 1, 40), (10, 7, 3, 1, 2, 13)],
+)
+@pytest.mark.parametrize("per_clip", [False, True])
+def test_normalised_depthwise(
+  kernels,
+  draw,  # noqa: F811
+  f,
+  t,
+  k,
+  stride,
+  dilation,
+  c,
+  activation,
+  per_clip,
+):
+  """The two kernels one after the other: the zeros around the map stay zeros in both."""
+  x, kernel = draw(2, f, t, c) + 2 * draw(c), draw(*((2,) if per_clip else ()), k, k, c)
+  scale, bias = 1 + draw(c), draw(c)
+
+  def apart(x, scale, bias, kernel):
+    y, mean, var = kernels.normalise(x, scale, bias, 1e-3, activation)
+    return kernels.depthwise(y, kernel, stride, dilation), mean, var
+
+  def together(*args):
+    return kernels.normalised_depthwise(*args, 1e-3, activation, stride, dilation)
+
+  want, pull_apart = jax.vjp(apart, x, scale, bias, kernel)
+  got, pull_together = jax.vjp(together, x, scale, bias, kernel)
+  for one, other in zip(got, want, strict=True):
+    close(one, np.asarray(other))
+  dy = (jnp.asarray(draw(*want[0].shape)), jnp.zeros(c), jnp.zeros(c))
+  for one, other in zip(pull_together(dy), pull_apart(dy), strict=True):
+    close(one, np.asarray(other), 1e-5)
 
 
 def test_statistics_pass_no_gradient(kernels, draw):  # noqa: F811

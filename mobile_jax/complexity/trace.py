@@ -106,14 +106,22 @@ def _called(eqn: core.JaxprEqn) -> core.Jaxpr | None:
 
 
 def _scan(eqn: core.JaxprEqn, values: list[Any], rule: Rule) -> list[Any]:
-  constants, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+  # JAX lines name these counts differently; the ranks tell them all the same: what is scanned over
+  # and what is stacked up has one axis more outside than inside.
+  body = eqn.params["jaxpr"].jaxpr
+  carried = sum(map(_same_rank, eqn.outvars, body.outvars))
+  constants = sum(map(_same_rank, eqn.invars, body.invars)) - carried
   carry = values[constants : constants + carried]
   found: list[Any] = [None] * (len(eqn.outvars) - carried)
   for _ in range(eqn.params["length"]):
     inputs = [*values[:constants], *carry, *values[constants + carried :]]
-    out = interpret(eqn.params["jaxpr"].jaxpr, inputs, rule)
+    out = interpret(body, inputs, rule)
     carry, found = out[:carried], out[carried:]
   return [*carry, *found]
+
+
+def _same_rank(outside: core.Var | core.Literal, inside: core.Var | core.Literal) -> bool:
+  return len(shape_of(outside)) == len(shape_of(inside))
 
 
 def _dearest(eqn: core.JaxprEqn) -> core.Jaxpr:

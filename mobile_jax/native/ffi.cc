@@ -13,6 +13,13 @@ namespace {
 
 using mobile::Activation;
 
+// Version 4 of the interface calls its own extensions by another name.
+#if XLA_FFI_API_MINOR >= 4
+using Extension = XLA_FFI_InternalExtension;
+#else
+using Extension = XLA_FFI_Extension_Base;
+#endif
+
 struct Buffer {
   float* data;  // null if it holds nothing
   const int64_t* dims;
@@ -219,7 +226,7 @@ void norm_gradient(const Call& call) {
 
 XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame, void (*run)(const Call&)) {
   // Registration asks with an empty call which version of the interface this was written for.
-  const XLA_FFI_Extension_Base* extension = frame->extension_start;
+  const Extension* extension = frame->extension_start;
   if (extension != nullptr && extension->type == XLA_FFI_Extension_Metadata) {
     auto* asked = reinterpret_cast<XLA_FFI_Metadata_Extension*>(frame->extension_start)->metadata;
     asked->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR,

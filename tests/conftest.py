@@ -7,12 +7,12 @@ import jax
 import jaxtyping
 import pytest
 
-from experiments.training.cluster import keep_cpu_collectives_in_order
+from experiments.training.cluster import make_room_for_cpu_collectives
 
 # A script's background job ignores Ctrl-C, and so would the runs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-keep_cpu_collectives_in_order()
 jax.config.update("jax_num_cpu_devices", 8)
+make_room_for_cpu_collectives()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"

@@ -1,6 +1,7 @@
 """Joining the other processes of a run: every host of a pod starts the same command."""
 
 import os
+import re
 from collections.abc import Mapping
 
 import jax
@@ -25,20 +26,29 @@ def _number(env: Mapping[str, str], name: str) -> int:
   return int(value) if value.isdigit() else 1
 
 
-# JAX 0.11 compiles CPU programs with a scheduler that lets independent collectives overtake each
-# other; on several CPU devices in one process they then wait for each other for ever. 0.10 and 0.12
-# do not.
-_SAFE_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+# In JAX 0.11 every collective that a simulated CPU device waits in holds a thread of one pool,
+# several of them per device, and the pool has as many threads as there are devices or cores: once
+# all wait, nobody is left to run what they wait for. In 0.10 and 0.12 this was not seen.
+THREADS_PER_DEVICE = 8
 
 
-def keep_cpu_collectives_in_order(version: str = jax.__version__) -> None:
-  """Chooses XLA's plain CPU scheduler where the other one deadlocks; before JAX is first used.
+def make_room_for_cpu_collectives(version: str = jax.__version__) -> None:
+  """Gives XLA's CPU pool enough threads for several CPU devices in one process.
 
-  A choice that XLA_FLAGS already holds stays.
+  Before JAX looks for devices, after their number is set. XLA takes NPROC for the number of cores;
+  one that is large enough already stays.
   """
-  flags = os.environ.get("XLA_FLAGS", "")
-  if version.startswith("0.11.") and _SAFE_SCHEDULER.split("=")[0] not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} {_SAFE_SCHEDULER}".strip()
+  devices = simulated_cpu_devices()
+  if version.startswith("0.11.") and devices > 1:
+    cores = max(_number(os.environ, "NPROC"), os.cpu_count() or 1)
+    os.environ["NPROC"] = str(max(cores, THREADS_PER_DEVICE * devices))
+
+
+def simulated_cpu_devices() -> int:
+  """How many CPU devices this process was told to make; 1 if nobody did."""
+  flag = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+  configured = getattr(jax.config, "jax_num_cpu_devices", 1)
+  return max(1, configured, int(flag[1]) if flag else 1)
 
 
 def join_cluster() -> None:
@@ -47,7 +57,7 @@ def join_cluster() -> None:
   Without this every process of a pod would see its own devices alone, and train its own copy into
   the same folder. Raises UsageError where the processes do not find each other.
   """
-  keep_cpu_collectives_in_order()
+  make_room_for_cpu_collectives()
   if not is_cluster(os.environ) or jax.distributed.is_initialized():
     return
   count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))

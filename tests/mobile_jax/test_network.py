@@ -79,7 +79,7 @@ def test_one_global_batch_has_one_set_of_statistics_on_any_mesh():
   assert len(spread.sharding.device_set) == 8
   shared = run(everywhere, spread)
   for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(shared), strict=True):
-    # Networks of random weights amplify rounding, so 1e-4 as in the recorded ones; statistics of each
+    # Networks of random weights amplify rounding, so 1e-4 as for recorded ones; statistics of each
     # device's own would be whole deviations away.
     scale = max(1.0, float(np.abs(one).max()))
     assert worst(other, np.asarray(one)) <= 1e-4 * scale

@@ -2,9 +2,11 @@
 
 import os
 
+import jax
 import pytest
 
-from experiments.training.cluster import is_cluster, keep_cpu_collectives_in_order
+from experiments.training import cluster
+from experiments.training.cluster import is_cluster
 
 
 @pytest.mark.parametrize(
@@ -25,20 +27,24 @@ def test_cluster_is_told_by_the_environment(env, expected):
 
 
 @pytest.mark.parametrize(
-  ("version", "before", "after"),
+  ("version", "devices", "before", "after"),
   [
-    ("0.11.0", "", "--xla_cpu_enable_concurrency_optimized_scheduler=false"),
-    ("0.11.1", "--a=1", "--a=1 --xla_cpu_enable_concurrency_optimized_scheduler=false"),
-    (
-      "0.11.0",
-      "--xla_cpu_enable_concurrency_optimized_scheduler=true",
-      "--xla_cpu_enable_concurrency_optimized_scheduler=true",
-    ),
-    ("0.10.2", "--a=1", "--a=1"),
-    ("0.12.0", "", ""),
+    ("0.11.0", 8, "1", "64"),
+    ("0.11.2", 2, "100", "100"),
+    ("0.11.2", 1, "3", "3"),
+    ("0.10.2", 8, "1", "1"),
+    ("0.12.0", 8, "1", "1"),
   ],
 )
-def test_cpu_collectives_keep_their_order(monkeypatch, version, before, after):
-  monkeypatch.setenv("XLA_FLAGS", before)
-  keep_cpu_collectives_in_order(version)
-  assert os.environ["XLA_FLAGS"] == after
+def test_room_for_cpu_collectives(monkeypatch, version, devices, before, after):
+  monkeypatch.setenv("NPROC", before)
+  monkeypatch.setattr(cluster, "simulated_cpu_devices", lambda: devices)
+  cluster.make_room_for_cpu_collectives(version)
+  assert os.environ["NPROC"] == after
+
+
+def test_simulated_cpu_devices(monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", "--a=1 --xla_force_host_platform_device_count=12")
+  assert cluster.simulated_cpu_devices() == 12
+  monkeypatch.delenv("XLA_FLAGS")
+  assert cluster.simulated_cpu_devices() == jax.config.jax_num_cpu_devices == 8

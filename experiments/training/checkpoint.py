@@ -50,8 +50,10 @@ _SWEEP_SECONDS = 0.05  # between two tries
 def _one_voice() -> None:
   """Silences what orbax prints when a save fails; `CheckpointError` says it in one line.
 
-  Its threads log a stack trace each, and TensorStore calls back into event loops that are gone.
+  Its threads log a stack trace each, TensorStore calls back into event loops that are gone, and
+  asyncio reports every write that failed beside the one that was waited for.
   """
+  logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
   logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
   before = sys.unraisablehook
 

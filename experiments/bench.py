@@ -3,14 +3,15 @@
     git clone https://github.com/fschmid56/EfficientAT
     python -m experiments.bench --originals EfficientAT --torch_python TORCH_VENV/bin/python
 
-Every contender is a process of its own; rounds alternate between them, so that whatever else the
-machine does falls on all, and medians are reported. All run the same weights. Without --originals
-only this library is timed.
+Every contender is a process of its own. A round takes every case and every contender in turn, so
+that whatever else the machine does falls on all and rows can be compared too; medians are reported.
+All run the same weights. Without --originals only this library is timed.
 """
 
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import pathlib
 import platform
@@ -57,11 +58,7 @@ def main(cfg: Bench) -> int:
   cases = _cases(cfg)
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
     contenders = _contenders(cfg, folder, stack)
-    rows = []
-    with Progress("bench", len(cases), "cases") as progress:
-      for case in cases:
-        rows.append({**case, **_measure(case, contenders, cfg)})
-        progress.add()
+    rows = _measure(cases, contenders, cfg)
   print(table(rows, [c.name for c in contenders]))
   if cfg.json:
     about = {
@@ -109,24 +106,29 @@ def _contenders(cfg: Bench, folder: str, stack: contextlib.ExitStack) -> list[Co
   return found
 
 
-def _measure(case: dict, contenders: Sequence[Contender], cfg: Bench) -> dict:
-  """Median, least and all milliseconds of each contender, from alternating rounds."""
-  times: dict[str, list[float]] = {}
-  skipped: dict[str, str] = {}
-  for _ in range(cfg.rounds):
-    for contender in contenders:
-      if contender.name in skipped:
-        continue
-      try:
-        times.setdefault(contender.name, []).extend(contender.time(case, cfg.calls))
-      except Skipped as reason:
-        skipped[contender.name] = str(reason)
-        times.pop(contender.name, None)
-  return {
-    "median_ms": {name: statistics.median(ms) for name, ms in times.items()},
-    "least_ms": {name: min(ms) for name, ms in times.items()},
-    "skipped": skipped,
-  }
+def _measure(cases: Sequence[dict], contenders: Sequence[Contender], cfg: Bench) -> list[dict]:
+  """Each case with the median and least milliseconds of each contender."""
+  times: list[dict[str, list[float]]] = [{} for _ in cases]
+  skipped: list[dict[str, str]] = [{} for _ in cases]
+  turns = itertools.product(range(cfg.rounds), range(len(cases)), contenders)
+  with Progress("bench", cfg.rounds * len(cases) * len(contenders), "turns") as progress:
+    for _, row, contender in turns:
+      if contender.name not in skipped[row]:
+        try:
+          ms = contender.time(cases[row], cfg.calls)
+          times[row].setdefault(contender.name, []).extend(ms)
+        except Skipped as reason:
+          skipped[row][contender.name] = str(reason)
+      progress.add()
+  return [
+    {
+      **case,
+      "median_ms": {name: statistics.median(ms) for name, ms in taken.items()},
+      "least_ms": {name: min(ms) for name, ms in taken.items()},
+      "skipped": reasons,
+    }
+    for case, taken, reasons in zip(cases, times, skipped, strict=True)
+  ]
 
 
 def table(rows: Sequence[dict], names: Sequence[str]) -> str:

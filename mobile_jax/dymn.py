@@ -42,6 +42,7 @@ class DynamicBlock(nn.Module):
           # Kept where attention is off, as in the released code; counts do not drop there.
           cfg.attention_axes if released and use in ("", "attention") else None,
           cfg.sequences,
+          cfg.compute.kernels,
           name=f"context_{use}" if use else "context",
         )
         for use in uses
@@ -85,10 +86,7 @@ class DynamicBlock(nn.Module):
       time = None if raw.time is None else nn.sigmoid(raw.time)
     gates = fused.Gates(relus.get("depthwise"), frequency, time)
     inside = self._train if train else self._infer
-    y = inside(x, contexts, relus, gates, temperature)
-    if "project" in relus:
-      y = fused.dynamic_relu(y, relus["project"]).astype(x.dtype)
-    return x + y if self.shape.residual else y
+    return inside(x, contexts, relus, gates, temperature)
 
   def _contexts(self, x: jax.Array, train: bool) -> dict[str, ContextOutputs]:
     """The context by its use; all the same one where it is shared."""
@@ -105,9 +103,7 @@ class DynamicBlock(nn.Module):
         y = conv(y, contexts["conv"].context, temperature, True, act)
       else:
         y = conv(y, True, act)
-      if place in relus and place != "project":
-        y = fused.dynamic_relu(y, relus[place])
-      return y
+      return fused.dynamic_relu(y, relus[place]) if place in relus else y
 
     y = x
     if self.shape.expands:
@@ -118,7 +114,8 @@ class DynamicBlock(nn.Module):
     if gates.time is not None:
       y = y * gates.time[:, None]
     y = self._attend(y, True).astype(x.dtype)
-    return convolve(y, "project")
+    y = convolve(y, "project").astype(x.dtype)
+    return x + y if self.shape.residual else y
 
   def _infer(self, x, contexts, relus, gates, temperature) -> jax.Array:
     shape, kernels = self.shape, self.cfg.compute.kernels
@@ -129,6 +126,7 @@ class DynamicBlock(nn.Module):
         return conv.folded(contexts["conv"].context, temperature)
       return conv.folded()
 
+    residual = x if shape.residual else None
     expand = folded("expand") if shape.expands else None
     if expand is not None and "expand" in relus:
       # The fused half has a static activation there, so the expansion stands alone.
@@ -145,7 +143,11 @@ class DynamicBlock(nn.Module):
       kernels=kernels,
     )
     y = self._attend(y, False).astype(x.dtype)
-    return fused.project(y, folded("project"), kernels=kernels)
+    if "project" not in relus:
+      return fused.project(y, folded("project"), residual=residual, kernels=kernels)
+    y = fused.project(y, folded("project"), kernels=kernels)
+    y = fused.dynamic_relu(y, relus["project"]).astype(x.dtype)
+    return y if residual is None else residual + y
 
   def _attend(self, y: jax.Array, train: bool) -> jax.Array:
     return self.attention(y, train) if self.cfg.attention in ATTENTIONS else y

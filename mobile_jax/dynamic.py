@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mobile_jax.config import Activation, AttentionAxes, Sequences
-from mobile_jax.fused import Folded
+from mobile_jax.fused import Folded, axis_means, project
 from mobile_jax.layers import Kind, Linear, kaiming_fan_out
 from mobile_jax.norm import BatchNorm
-from mobile_jax.ops import depthwise, hardswish, pointwise
+from mobile_jax.ops import depthwise, hardswish, mix, pointwise
 
 
 class ContextOutputs(NamedTuple):
@@ -45,31 +45,33 @@ class Context(nn.Module):
   stride: int
   gates: AttentionAxes | None
   sequences: Sequences = "shared"
+  form: str = "xla"
 
   @nn.compact
   def __call__(self, x: Float[Array, "b f t c"], train: bool = False) -> ContextOutputs:
-    x = x.astype(jnp.float32)
-    # Frequency first, as in the released code; the paper writes the other order.
-    parts = jnp.mean(x, axis=2), jnp.mean(x, axis=1)
+    f = x.shape[1]
+    means = axis_means(x, kernels=self.form)
+    joint = functools.partial(_Joint, self.inputs, self.size, self.form)
     if self.sequences == "separate":
-      by_frequency = _Joint(self.inputs, self.size, name="joint_frequency")(parts[0], train)
-      by_time = _Joint(self.inputs, self.size, name="joint_time")(parts[1], train)
+      by_frequency = joint(name="joint_frequency")(means[:, :f], train)
+      by_time = joint(name="joint_time")(means[:, f:], train)
       both = jnp.concatenate([by_frequency, by_time], axis=1)
     else:
-      both = jnp.concatenate(parts, axis=1)
-      both = _Joint(self.inputs, self.size, name="joint")(both, train)
-      by_frequency, by_time = jnp.split(both, [x.shape[1]], axis=1)
+      both = joint(name="joint")(means, train)
+      by_frequency, by_time = jnp.split(both, [f], axis=1)
     if self.sequences == "concatenated":
-      means = [jnp.mean(by_frequency, axis=1), jnp.mean(by_time, axis=1)]
-      context = jnp.concatenate(means, axis=-1)
+      pair = [jnp.mean(by_frequency, axis=1), jnp.mean(by_time, axis=1)]
+      context = jnp.concatenate(pair, axis=-1)
     else:
       # One mean over all places: the longer axis weighs more.
       context = jnp.mean(both, axis=1)
     frequency = time = None
     if self.gates in ("both", "frequency"):
-      frequency = Linear(self.size, self.expanded, name="frequency")(self._pool(by_frequency))
+      gate = Linear(self.size, self.expanded, self.form, name="frequency")
+      frequency = gate(self._pool(by_frequency))
     if self.gates in ("both", "time"):
-      time = Linear(self.size, self.expanded, name="time")(self._pool(by_time))
+      gate = Linear(self.size, self.expanded, self.form, name="time")
+      time = gate(self._pool(by_time))
     return ContextOutputs(context, frequency, time)
 
   def _pool(self, x: Float[Array, "b n h"]) -> Float[Array, "b m h"]:
@@ -87,6 +89,7 @@ class _Joint(nn.Module):
 
   inputs: int
   size: int
+  form: str = "xla"
 
   @nn.compact
   def __call__(self, x: Float[Array, "b n c"], train: bool) -> Float[Array, "b n h"]:
@@ -94,11 +97,10 @@ class _Joint(nn.Module):
     norm = BatchNorm(self.size, name="norm")
     if train:
       y = norm(jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST), train=True)
-    else:
-      scale, bias = norm.folded()
-      y = jnp.matmul(x, kernel * scale[None], precision=jax.lax.Precision.HIGHEST)
-      y = y + bias[None, None]
-    return hardswish(y)
+      return hardswish(y)
+    scale, bias = norm.folded()
+    folded = Folded(kernel, bias, scale=scale)
+    return project(x[:, None], folded, activation="hardswish", kernels=self.form)[:, 0]
 
 
 class DynamicConvNorm(nn.Module):
@@ -138,7 +140,7 @@ class DynamicConvNorm(nn.Module):
     activation: Activation = "none",
   ) -> jax.Array:
     """Convolved, normalised and activated: the form of training."""
-    kernel = self.mixed(context, temperature)
+    kernel = mix(self.shares(context, temperature), self.kernel)
     if self.kind == "pointwise":
       y = pointwise(x, kernel, self.form)
     else:
@@ -146,34 +148,15 @@ class DynamicConvNorm(nn.Module):
     return self.norm(y, train, activation).astype(x.dtype)
 
   def folded(self, context: Float[Array, "b h"], temperature: jax.Array | float) -> Folded:
-    """Kernels per clip with the norm of inference folded in, and one bias for all clips."""
+    """The K kernels with each clip's weights, and the norm of inference as scale and bias."""
     scale, bias = self.norm.folded()
-    # Into the mixed kernel: it is smaller than the K kernels as long as the batch is less than K,
-    # and reading those is what a dynamic convolution of one clip costs most.
-    mixed = self.mixed(context, temperature)
-    return Folded(mixed * scale.reshape((1,) * (mixed.ndim - 1) + scale.shape), bias)
+    return Folded(self.kernel, bias, self.shares(context, temperature), scale)
 
-  def mixed(self, context: Float[Array, "b h"], temperature: jax.Array | float) -> jax.Array:
-    """One kernel per clip: f32[b, ...]."""
-    share = nn.softmax(self.router(context) / temperature, axis=-1)
-    return mix(share, self.kernel)
-
-
-# Up to this many clips the kernels are mixed as a fused sum, which reads them once per clip; a
-# matrix product reads them once for all, but XLA:CPU runs a short one on one core.
-_FEW = 2
-
-
-def mix(share: Float[Array, "b n"], kernels: Float[Array, "n ..."]) -> Float[Array, "b ..."]:
-  """sum_n share[b, n] kernels[n]."""
-  if share.shape[0] <= _FEW:
-    wide = (slice(None), *(None,) * (kernels.ndim - 1))
-    terms = [share[:, n][wide] * kernels[n][None] for n in range(kernels.shape[0])]
-    return functools.reduce(jnp.add, terms)
-  flat = jnp.matmul(
-    share, kernels.reshape(kernels.shape[0], -1), precision=jax.lax.Precision.HIGHEST
-  )
-  return flat.reshape(share.shape[0], *kernels.shape[1:])
+  def shares(
+    self, context: Float[Array, "b h"], temperature: jax.Array | float
+  ) -> Float[Array, "b n"]:
+    """Weight of every kernel for every clip."""
+    return nn.softmax(self.router(context) / temperature, axis=-1)
 
 
 class DynamicRelu(nn.Module):

@@ -19,14 +19,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mobile_jax.config import Activation
-from mobile_jax.ops import ACTIVATIONS, depthwise, per_channel, pointwise, stem
+from mobile_jax.ops import ACTIVATIONS, depthwise, mix, per_channel, pointwise, stem
 
 
 class Folded(NamedTuple):
-  """A convolution with its batch norm folded in. The kernel may hold one set per clip."""
+  """A convolution with the batch norm of inference: (mix of kernels) * scale, and a bias.
+
+  kernel: [..., d], or one for each clip [b, ..., d]. With mix f32[b, n], the n kernels [n, ..., d]
+  of a dynamic convolution: a clip's kernel is their sum by its weights. scale: f32[d] or None.
+  The C++ forms of 1x1 convolutions mix and scale as they read, so that no mixed kernel is written.
+  """
 
   kernel: jax.Array
   bias: jax.Array
+  mix: jax.Array | None = None
+  scale: jax.Array | None = None
+
+  def whole(self) -> Folded:
+    """The same with mix and scale worked into the kernel."""
+    kernel = self.kernel if self.mix is None else mix(self.mix, self.kernel)
+    if self.scale is not None:
+      kernel = kernel * self.scale.reshape((1,) * (kernel.ndim - 1) + self.scale.shape)
+    return Folded(kernel, self.bias)
 
 
 class Gates(NamedTuple):
@@ -112,6 +126,11 @@ def last(
   return y, _choose(plain, quick, kernels, x, folded)
 
 
+def axis_means(x: Float[Array, "b f t c"], *, kernels: str = "auto") -> Float[Array, "b places c"]:
+  """F means over time, then t means over frequency, in float32: what a context is made from."""
+  return _choose(_axis_means, _native_axis_means, kernels, x.astype(jnp.float32))
+
+
 def pool(x: Float[Array, "b f t c"]) -> Float[Array, "b c"]:
   """Mean over frequency and time, in float32."""
   return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
@@ -132,7 +151,9 @@ def _expand_depthwise(
 ) -> tuple[jax.Array, jax.Array]:
   act = ACTIVATIONS[activation]
   dtype = x.dtype
+  middle = middle.whole()
   if expand is not None:
+    expand = expand.whole()
     x = act(pointwise(x, expand.kernel) + per_channel(expand.bias)).astype(dtype)
   y = depthwise(x, middle.kernel, stride, dilation) + per_channel(middle.bias)
   y = act(y) if gates.relu is None else dynamic_relu(y, gates.relu)
@@ -152,6 +173,7 @@ def _project(
   activation: Activation,
 ) -> jax.Array:
   dtype = x.dtype
+  folded = folded.whole()
   if scale is not None:
     x = (x * per_channel(scale)).astype(dtype)
   y = ACTIVATIONS[activation](pointwise(x, folded.kernel) + per_channel(folded.bias))
@@ -162,7 +184,13 @@ def _last(x: jax.Array, folded: Folded, *, activation: Activation) -> jax.Array:
   return pool(_project(x, folded, None, None, activation=activation))
 
 
+def _axis_means(x: jax.Array) -> jax.Array:
+  # Frequency first, as in the released code; the paper writes the other order.
+  return jnp.concatenate([jnp.mean(x, axis=2), jnp.mean(x, axis=1)], axis=1)
+
+
 def _first(x: jax.Array, folded: Folded, *, activation: Activation) -> jax.Array:
+  folded = folded.whole()
   y = ACTIVATIONS[activation](stem(x, folded.kernel) + per_channel(folded.bias))
   return y.astype(x.dtype)
 
@@ -182,6 +210,7 @@ def _native_expand_depthwise(
 ) -> tuple[jax.Array, jax.Array]:
   from mobile_jax import native
 
+  middle = middle.whole()
   return native.expand_depthwise(
     x,
     expand.kernel if expand else None,
@@ -194,6 +223,8 @@ def _native_expand_depthwise(
     dyrelu=gates.relu,
     gate_f=gates.frequency,
     gate_t=gates.time,
+    expand_mix=expand.mix if expand else None,
+    expand_scale=expand.scale if expand else None,
   )
 
 
@@ -207,19 +238,42 @@ def _native_project(
 ) -> jax.Array:
   from mobile_jax import native
 
-  return native.pointwise(x, *folded, scale=scale, residual=residual, activation=activation)
+  return native.pointwise(
+    x,
+    folded.kernel,
+    folded.bias,
+    scale=scale,
+    residual=residual,
+    activation=activation,
+    mix=folded.mix,
+    kernel_scale=folded.scale,
+  )
 
 
 def _native_last(x: jax.Array, folded: Folded, *, activation: Activation) -> jax.Array:
   from mobile_jax import native
 
-  return native.pointwise_mean(x, *folded, activation=activation)
+  return native.pointwise_mean(
+    x,
+    folded.kernel,
+    folded.bias,
+    activation=activation,
+    mix=folded.mix,
+    kernel_scale=folded.scale,
+  )
 
 
 def _native_first(x: jax.Array, folded: Folded, *, activation: Activation) -> jax.Array:
   from mobile_jax import native
 
-  return native.stem(x, *folded, activation=activation)
+  folded = folded.whole()
+  return native.stem(x, folded.kernel, folded.bias, activation=activation)
+
+
+def _native_axis_means(x: jax.Array) -> jax.Array:
+  from mobile_jax import native
+
+  return native.axis_means(x)
 
 
 def _choose(plain: Callable, quick: Callable, kernels: str, x: jax.Array, *rest: Any) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from mobile_jax.config import Activation, Aggregate, make_divisible
 from mobile_jax.draws import normal
-from mobile_jax.fused import Folded
+from mobile_jax.fused import Folded, project
 from mobile_jax.norm import BatchNorm
 from mobile_jax.ops import depthwise, has_native, per_channel, pointwise, stem
 
@@ -36,12 +36,17 @@ class Linear(nn.Module):
 
   inputs: int
   outputs: int
+  kernels: str = "xla"
 
   @nn.compact
   def __call__(self, x: Float[Array, "*axes c"]) -> Float[Array, "*axes d"]:
     kernel = self.param("kernel", LINEAR_INIT, (self.inputs, self.outputs))
     bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
-    y = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+    x = x.astype(jnp.float32)
+    if x.ndim == 3 and has_native(x, self.kernels):
+      # XLA:CPU runs a product of few rows on one core.
+      return project(x[:, None], Folded(kernel, bias))[:, 0]
+    y = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
     return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
 
 
@@ -103,9 +108,9 @@ class ConvNorm(nn.Module):
     return self.norm(before.norm.through(wide, form), True, activation)
 
   def folded(self) -> Folded:
-    """Kernel and bias with the norm of inference folded in."""
+    """Kernel, and the norm of inference as its scale and bias."""
     scale, bias = self.norm.folded()
-    return Folded(self.kernel * scale.reshape((1,) * (self.kernel.ndim - 1) + scale.shape), bias)
+    return Folded(self.kernel, bias, scale=scale)
 
 
 class SqueezeExcite(nn.Module):

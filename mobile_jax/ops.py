@@ -164,3 +164,20 @@ def stem(
     )
 
   return jax.lax.platform_dependent(x, kernel, cpu=taps, default=convolution)
+
+
+# Up to this many clips the kernels are mixed as a fused sum, which reads them once per clip; a
+# matrix product reads them once for all, but XLA:CPU runs a short one on one core.
+_FEW = 2
+
+
+def mix(share: Float[Array, "b n"], kernels: Float[Array, "n ..."]) -> Float[Array, "b ..."]:
+  """sum_n share[b, n] kernels[n]."""
+  if share.shape[0] <= _FEW:
+    wide = (slice(None), *(None,) * (kernels.ndim - 1))
+    terms = [share[:, n][wide] * kernels[n][None] for n in range(kernels.shape[0])]
+    return functools.reduce(jnp.add, terms)
+  flat = jnp.matmul(
+    share, kernels.reshape(kernels.shape[0], -1), precision=jax.lax.Precision.HIGHEST
+  )
+  return flat.reshape(share.shape[0], *kernels.shape[1:])

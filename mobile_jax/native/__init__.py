@@ -12,6 +12,7 @@ import importlib
 
 _HOME = {
   "available": "build",
+  "axis_means": "kernels",
   "dense": "kernels",
   "depthwise": "training",
   "expand_depthwise": "kernels",

@@ -26,6 +26,7 @@ COMPILERS = ("c++", "g++", "clang++")
 TARGETS = (
   "mobile_expand_depthwise",
   "mobile_pointwise",
+  "mobile_axis_means",
   "mobile_stem",
   "mobile_stem_patches",
   "mobile_dense",

@@ -84,7 +84,8 @@ void expand_depthwise(const Threads& threads, const ExpandDepthwise& layer) {
     int vectors = 0;
     float* panel = nullptr;
     if (layer.expand_kernel != nullptr) {
-      Kernel1x1 kernel{layer.expand_kernel, c, e, nullptr, nullptr, layer.expand_mixed};
+      Kernel1x1 kernel{layer.expand_kernel, c, e, nullptr, nullptr, layer.expand_mixed,
+                       layer.expand_scale};
       if (layer.expand_per_clip) kernel.data += clip * c * e;
       if (layer.expand_mix != nullptr) kernel.mix = layer.expand_mix + clip * layer.expand_mixed;
       panel = scratch(Slot::kPanel, c * kPanel);

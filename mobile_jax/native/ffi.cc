@@ -99,6 +99,7 @@ void expand_depthwise(const Call& call) {
   layer.expand_mix = mix.data;
   layer.expand_per_clip = expand_kernel.rank == 3 && mix.data == nullptr;
   layer.expand_mixed = mix.data != nullptr ? mix.dims[1] : 1;
+  layer.expand_scale = call.argument(11).data;
   layer.expand_bias = call.argument(3).data;
   layer.depthwise_kernel = kernel.data;
   layer.depthwise_per_clip = kernel.rank == 4;
@@ -128,9 +129,16 @@ void pointwise(const Call& call) {
   layer.bias = call.argument(3).data;
   layer.scale = call.argument(4).data;
   layer.residual = call.argument(5).data;
+  layer.kernel_scale = call.argument(6).data;
   layer.y = call.result(0).data;
   layer.pooled = call.result(1).data;
   mobile::pointwise(call.threads(), layer);
+}
+
+void axis_means(const Call& call) {
+  const Buffer x = call.argument(0);
+  mobile::axis_means(call.threads(), {x.dims[0], x.dims[1], x.dims[2], x.dims[3], x.data,
+                                      call.result(0).data});
 }
 
 void stem(const Call& call) {
@@ -255,6 +263,7 @@ XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame, void (*run)(const Call&)) {
 
 MOBILE_TARGET(mobile_expand_depthwise, expand_depthwise)
 MOBILE_TARGET(mobile_pointwise, pointwise)
+MOBILE_TARGET(mobile_axis_means, axis_means)
 MOBILE_TARGET(mobile_stem, stem)
 MOBILE_TARGET(mobile_stem_patches, stem_patches)
 MOBILE_TARGET(mobile_dense, dense)

@@ -13,6 +13,7 @@ struct Kernel1x1 {
   const float* scale;     // [depth]: a factor per input channel, or null
   const float* mix;       // [mixed]: the weight of each kernel in a dynamic convolution, or null
   int64_t mixed;
+  const float* column_scale;  // [columns]: a factor per output channel (batch norm), or null
 };
 
 // Copies rows [from, to), columns [column, column + kPanel) to panel[to - from][vectors * kLanes],

@@ -41,6 +41,7 @@ def expand_depthwise(
   gate_t: Float32[Array, "b t2 e"] | None = None,
   mean: Float32[Array, " e"] | None = None,
   factor: Float32[Array, " e"] | None = None,
+  expand_scale: Float32[Array, " e"] | None = None,
 ) -> tuple[Float32[Array, "b f2 t2 e"], Float32[Array, "b e"]]:
   """1x1 expansion, activation, depthwise convolution and activation, without the map in between.
 
@@ -66,6 +67,7 @@ def expand_depthwise(
     mean: in place of an expansion: the depthwise convolution reads
       activation((x - mean) * factor + expand_bias).
     factor: see mean.
+    expand_scale: a factor for each column of expand_kernel, such as batch norm's.
   """
   b, f, t, c = x.shape
   e, k = depthwise_kernel.shape[-1], depthwise_kernel.shape[-2]
@@ -73,8 +75,11 @@ def expand_depthwise(
   size = (out_size(f, k, stride, dilation), out_size(t, k, stride, dilation))
   if expand_kernel is None:
     _expect("depthwise_kernel", depthwise_kernel, (*depthwise_kernel.shape[:-1], c))
-    if expand_mix is not None or (expand_bias is None) != (mean is None):
-      raise ValueError("expand_bias and expand_mix belong to an expand_kernel, which is None")
+    alone = expand_mix is not None or expand_scale is not None
+    if alone or (expand_bias is None) != (mean is None):
+      raise ValueError(
+        "expand_bias, expand_mix and expand_scale belong to an expand_kernel, which is None"
+      )
   else:
     _check_dense("expand_kernel", expand_kernel, expand_mix, b, c, e)
   if size[0] < 1 or size[1] < 1:
@@ -94,6 +99,7 @@ def expand_depthwise(
     "gate_t": (gate_t, (b, size[1], e)),
     "mean": (mean, (e,)),
     "factor": (factor, (e,)),
+    "expand_scale": (expand_scale, (e,)),
   }
   second = activation if depthwise_activation is None else depthwise_activation
   y, pooled = invoke(
@@ -117,6 +123,7 @@ def pointwise(
   residual: Float32[Array, "b f t d"] | None = None,
   activation: str = "none",
   mix: Float32[Array, "b n"] | None = None,
+  kernel_scale: Float32[Array, " d"] | None = None,
   pool: bool = False,
 ):
   """1x1 convolution: act((x * scale) @ kernel + bias) + residual, `[b, f, t, d]`.
@@ -132,9 +139,10 @@ def pointwise(
     residual: added after the activation.
     activation: "relu", "hardswish" or "none".
     mix: weights of the n kernels, per clip; their sum is formed on the way.
+    kernel_scale: a factor for each column of the kernel, such as batch norm's.
     pool: return the mean too.
   """
-  y, mean = _pointwise(x, kernel, bias, scale, residual, activation, mix, True, pool)
+  y, mean = _pointwise(x, kernel, bias, scale, residual, activation, mix, kernel_scale, True, pool)
   return (y, mean) if pool else y
 
 
@@ -146,9 +154,18 @@ def pointwise_mean(
   scale: Float32[Array, "b c"] | None = None,
   activation: str = "none",
   mix: Float32[Array, "b n"] | None = None,
+  kernel_scale: Float32[Array, " d"] | None = None,
 ) -> Float32[Array, "b d"]:
   """The mean over frequency and time of what `pointwise` gives, without writing the map itself."""
-  return _pointwise(x, kernel, bias, scale, None, activation, mix, False, True)[1]
+  return _pointwise(x, kernel, bias, scale, None, activation, mix, kernel_scale, False, True)[1]
+
+
+def axis_means(x: Float32[Array, "b f t c"]) -> Float32[Array, "b places c"]:
+  """F means over time, then t means over frequency, from one reading of the map."""
+  if x.ndim != 4:
+    raise ValueError(f"x has shape {x.shape}, want (clips, frequency, time, channels)")
+  b, f, t, c = x.shape
+  return invoke("mobile_axis_means", [(b, f + t, c)], {"x": (x, (b, f, t, c))})[0]
 
 
 def stem(
@@ -188,7 +205,9 @@ def dense(
   return invoke("mobile_dense", [(b, d)], operands, activation=number)[0]
 
 
-def _pointwise(x, kernel, bias, scale, residual, activation, mix, want_map, want_mean):
+def _pointwise(
+  x, kernel, bias, scale, residual, activation, mix, kernel_scale, want_map, want_mean
+):
   b, f, t, c = x.shape
   d = kernel.shape[-1]
   _check_dense("kernel", kernel, mix, b, c, d)
@@ -199,6 +218,7 @@ def _pointwise(x, kernel, bias, scale, residual, activation, mix, want_map, want
     "bias": (bias, (d,)),
     "scale": (scale, (b, c)),
     "residual": (residual, (b, f, t, d)),
+    "kernel_scale": (kernel_scale, (d,)),
   }
   outputs = [(b, f, t, d) if want_map else (0,), (b, d) if want_mean else (0,)]
   return invoke("mobile_pointwise", outputs, operands, activation=activation_number(activation))

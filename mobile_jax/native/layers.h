@@ -19,6 +19,7 @@ struct ExpandDepthwise {
   bool expand_per_clip;        // a leading batch axis
   const float* expand_mix;     // [batch, expand_mixed] or null
   int64_t expand_mixed;
+  const float* expand_scale;      // [expanded] or null: a factor per column of the kernel
   const float* expand_bias;       // [expanded] or null
   const float* depthwise_kernel;  // [taps, taps, expanded]
   bool depthwise_per_clip;
@@ -43,6 +44,7 @@ struct Pointwise {
   bool per_clip;
   const float* mix;  // [batch, mixed] or null
   int64_t mixed;
+  const float* kernel_scale;  // [out_channels] or null: a factor per column of the kernel
   const float* bias;      // [out_channels] or null
   const float* scale;     // [batch, channels] or null
   const float* residual;  // like y, or null
@@ -75,6 +77,14 @@ struct Dense {
 };
 void dense(const Threads& threads, const Dense& layer);
 
+// Means of a map over time, at every frequency, then over frequency, at every time.
+struct AxisMeans {
+  int64_t batch, f, t, channels;
+  const float* x;  // [batch, f, t, channels]
+  float* y;        // [batch, f + t, channels]
+};
+void axis_means(const Threads& threads, const AxisMeans& layer);
+
 struct DepthwiseGradient {
   int64_t batch, f, t, channels;  // of x
   DepthwiseShape shape;
@@ -88,7 +98,6 @@ void depthwise_input_gradient(const Threads& threads, const DepthwiseGradient& l
 // dkernel like the kernel: summed over the batch unless per clip.
 void depthwise_kernel_gradient(const Threads& threads, const DepthwiseGradient& layer,
                                const float* x, float* dkernel);
-
 
 struct PointwiseGradient {
   int64_t batch, positions, channels, out_channels;

@@ -82,7 +82,7 @@ void pointwise(const Threads& threads, const Pointwise& layer) {
     const int64_t low = depth * split / c.splits;
     const int64_t high = depth * (split + 1) / c.splits;
 
-    Kernel1x1 kernel{layer.kernel, depth, d, nullptr, nullptr, layer.mixed};
+    Kernel1x1 kernel{layer.kernel, depth, d, nullptr, nullptr, layer.mixed, layer.kernel_scale};
     if (layer.per_clip) kernel.data += group * depth * d;
     if (layer.scale != nullptr) kernel.scale = layer.scale + group * depth;
     if (layer.mix != nullptr) kernel.mix = layer.mix + group * layer.mixed;

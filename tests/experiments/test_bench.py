@@ -81,3 +81,19 @@ def test_it_runs_alone_on_the_front_end(capsys, tmp_path, monkeypatch):
   assert bench.main(cfg) == 0
   assert "| mel, 1 clip(s) |" in capsys.readouterr().out
   assert '"median_ms"' in out.read_text()
+
+
+def test_a_round_takes_every_case_so_that_rows_compare(contender, monkeypatch):
+  asked = []
+
+  def recorded(case, calls):
+    asked.append(case["ms"])
+    return Contender.time(contender, case, calls)
+
+  monkeypatch.setattr(contender, "time", recorded)
+  cases = [{"part": "sleep", "ms": ms} for ms in (1, 2)] + [{"part": "absent", "ms": 0}]
+  rows = bench._measure(cases, [contender], bench.Bench(rounds=2, calls=3))
+  assert asked == [1, 2, 0, 1, 2]  # what is skipped once is not asked again
+  assert rows[2]["median_ms"] == {}
+  assert "no such thing here" in rows[2]["skipped"]["worker"]
+  assert rows[0]["median_ms"]["worker"] >= rows[0]["least_ms"]["worker"] >= 1

@@ -34,10 +34,14 @@ def halves(draw, kind):
   if kind == "dynamic":
     expand, middle = Folded(draw(2, 8, 16), draw(16)), Folded(draw(2, 3, 3, 16), draw(16))
     gates = Gates(draw(2, 16, 4), draw(2, 3, 16), draw(2, 5, 16))
+  if kind == "mixture":
+    shares = jax.nn.softmax(draw(2, 3))
+    expand = Folded(draw(3, 8, 16), draw(16), shares, draw(16))
+    middle = Folded(draw(3, 3, 3, 16), draw(16), shares, draw(16))
   return x, expand, middle, gates
 
 
-@pytest.mark.parametrize("kind", ["static", "no expansion", "dynamic"])
+@pytest.mark.parametrize("kind", ["static", "no expansion", "dynamic", "mixture"])
 def test_expand_depthwise(draw, kind):
   operands = halves(draw, kind)
 
@@ -48,7 +52,9 @@ def test_expand_depthwise(draw, kind):
 
   (y, mean), (quick_y, quick_mean) = both(run, *operands)
   x, expand, middle, gates = operands
+  middle = middle.whole()
   if expand is not None:
+    expand = expand.whole()
     x = ops.hardswish(ops.pointwise(x, expand.kernel) + ops.per_channel(expand.bias))
   want = ops.depthwise_convolution(x, middle.kernel, 2) + ops.per_channel(middle.bias)
   if gates.relu is None:
@@ -155,3 +161,40 @@ def test_dynamic_relu_and_its_gradient(draw, pieces):
   same = jnp.tile(jnp.asarray([0.5] * pieces + [0.0] * pieces)[None, None], (1, 1, 1))
   gradient = jax.grad(lambda x: fused.dynamic_relu(x, same).sum())(jnp.ones((1, 1, 1, 1)))
   assert float(gradient[0, 0, 0, 0]) == 0.5
+
+
+def test_whole_works_mix_and_scale_into_the_kernel(draw):
+  shares, scale = draw(2, 3), draw(5)
+  folded = Folded(draw(3, 4, 5), draw(5), shares, scale)
+  want = np.einsum("bn,ncd->bcd", np.float64(shares), folded.kernel) * np.asarray(scale)
+  whole = folded.whole()
+  np.testing.assert_allclose(whole.kernel, want, atol=NOISE * np.abs(want).max())
+  assert whole.bias is folded.bias
+  assert whole.mix is None
+  assert whole.scale is None
+
+
+@pytest.mark.parametrize("kind", ["static", "mixture"])
+def test_project_and_last_scale_the_kernel_s_columns(draw, kind):
+  x, shares = draw(2, 6, 9, 16), jax.nn.softmax(draw(2, 3))
+  kernel = draw(16, 24) if kind == "static" else draw(3, 16, 24)
+  folded = Folded(kernel, draw(24), shares if kind == "mixture" else None, draw(24))
+  whole = folded.whole()
+  want = ops.hardswish(ops.pointwise(x, whole.kernel) + ops.per_channel(whole.bias))
+  noise = NOISE * float(jnp.abs(want).max())
+  for y in both(functools.partial(fused.project, activation="hardswish"), x, folded):
+    np.testing.assert_allclose(y, want, atol=noise)
+  for _, mean in both(functools.partial(fused.last, activation="hardswish"), x, folded):
+    np.testing.assert_allclose(mean, want.mean((1, 2)), atol=noise)
+
+
+def test_axis_means_and_their_gradient(draw):
+  x = draw(2, 9, 7, 24)
+  weights = draw(2, 16, 24)
+  want = np.concatenate([np.asarray(x).mean(2), np.asarray(x).mean(1)], 1)
+  slopes = weights[:, :9, None] / 7 + weights[:, None, 9:] / 9
+  for kernels in ("xla", "auto"):
+    means = functools.partial(fused.axis_means, kernels=kernels)
+    np.testing.assert_allclose(means(x), want, atol=1e-6)
+    got = jax.grad(lambda x, means=means: jnp.sum(means(x) * weights))(x)
+    np.testing.assert_allclose(got, slopes, atol=1e-6)

@@ -114,7 +114,7 @@ def test_the_folded_form_is_the_same_map(kind):
   x = jnp.asarray(rng.normal(size=(2, 6, 7) if kind == "stem" else (2, 6, 7, 8)), jnp.float32)
   state = quick(module.init)(jax.random.key(0), x)
   state = jax.tree.map(lambda a: a + jnp.asarray(rng.uniform(0.1, 0.6, a.shape), a.dtype), state)
-  folded = module.apply(state, method="folded")
+  folded = module.apply(state, method="folded").whole()
   plain = state | {
     "params": {"kernel": folded.kernel, "norm": {"scale": jnp.ones(8), "bias": folded.bias}},
     "batch_stats": {"norm": {"mean": jnp.zeros(8), "var": jnp.full(8, 1 - 1e-3), "count": 0}},

@@ -26,3 +26,9 @@ def kernels() -> Kernels:
   if not native.available():
     pytest.skip("needs the native kernels: a CPU backend and a C++17 compiler")
   return Kernels()
+
+
+@pytest.fixture
+def draw():
+  rng = np.random.default_rng(3)
+  return lambda *shape: rng.normal(size=shape).astype(np.float32)

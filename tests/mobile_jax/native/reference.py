@@ -34,3 +34,12 @@ def depthwise(x, kernel, stride, dilation):
 def pointwise(x, kernel):
   kernel = per_clip(kernel, len(x), 2)
   return np.einsum("bftc,bcd->bftd", np.asarray(x, np.float64), kernel)
+
+
+NOISE = 2e-6  # float32 sums of up to 960 terms, relative to the largest value
+
+
+def close(got, want, noise=NOISE):
+  """Equal but for float32's noise."""
+  assert got.shape == want.shape
+  np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=noise * np.abs(want).max() + 1e-30)

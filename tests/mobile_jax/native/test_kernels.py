@@ -10,20 +10,7 @@ import numpy as np
 import pytest
 
 from tests.mobile_jax.native import reference
-
-NOISE = 2e-6  # float32 sums of up to 960 terms, relative to the largest value
-
-
-@pytest.fixture
-def draw():
-  rng = np.random.default_rng(3)
-  return lambda *shape: rng.normal(size=shape).astype(np.float32)
-
-
-def close(got, want, noise=NOISE):
-  assert got.shape == want.shape
-  np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=noise * np.abs(want).max() + 1e-30)
-
+from tests.mobile_jax.native.reference import close
 
 GEOMETRY = [  # f, t, k, stride, dilation, c, e
   (64, 130, 3, 1, 1, 16, 72),
@@ -67,8 +54,9 @@ def test_no_expansion_reads_the_input_itself(kernels, draw, stride, c):
 def test_dynamic_block(kernels, draw, stride, lines):
   """A mixture of kernels, dynamic ReLU and both gates of coordinate attention."""
   x, expand, mix, taps = draw(2, 9, 33, 24), draw(4, 24, 72), draw(2, 4), draw(2, 3, 3, 72)
+  scale = draw(72)
   first, second, dyrelu = draw(72), draw(72), draw(2, 72, 2 * lines)
-  mixed = np.einsum("bn,nce->bce", mix.astype(np.float64), expand)
+  mixed = np.einsum("bn,nce->bce", mix.astype(np.float64), expand) * scale
   h = reference.activate(reference.pointwise(x, mixed) + first, "relu")
   h = reference.depthwise(h, taps, stride, 1) + second
   gate_f, gate_t = draw(2, h.shape[1], 72), draw(2, h.shape[2], 72)
@@ -77,7 +65,7 @@ def test_dynamic_block(kernels, draw, stride, lines):
   want = want * gate_f[:, :, None] * gate_t[:, None]
   y, pooled = kernels.expand_depthwise(
     x, expand, first, taps, second, activation="relu", stride=stride,
-    expand_mix=mix, dyrelu=dyrelu, gate_f=gate_f, gate_t=gate_t,
+    expand_mix=mix, expand_scale=scale, dyrelu=dyrelu, gate_f=gate_f, gate_t=gate_t,
   )  # fmt: skip
   close(y, want)
   close(pooled, want.mean((1, 2)))
@@ -95,6 +83,9 @@ def test_pointwise(kernels, draw, f, t, c, d, kind):
   full = kernel if mix is None else np.einsum("bn,ncd->bcd", mix.astype(np.float64), kernel)
   plain = reference.pointwise(x, full) + bias
   close(kernels.pointwise(x, kernel, bias, mix=mix), plain)
+  columns = draw(d)
+  scaled = kernels.pointwise(x, kernel, bias, mix=mix, kernel_scale=columns)
+  close(scaled, reference.pointwise(x, full * columns.astype(np.float64)) + bias)
   gated = reference.pointwise(x * scale[:, None, None].astype(np.float64), full) + bias
   want = reference.activate(gated, "hardswish")
   arguments = {"scale": scale, "mix": mix, "activation": "hardswish"}
@@ -110,6 +101,18 @@ def test_stem(kernels, draw, f, t, c):
   h = np.repeat(x[..., None], c, -1)
   want = reference.activate(reference.depthwise(h, kernel, 2, 1) + bias, "hardswish")
   close(kernels.stem(x, kernel, bias, activation="hardswish"), want)
+
+
+@pytest.mark.parametrize(
+  ("b", "f", "t", "c"),
+  [(1, 64, 500, 16), (3, 32, 50, 24), (8, 4, 32, 160), (2, 10, 7, 13), (20, 1, 1, 5)],
+)
+def test_axis_means(kernels, draw, b, f, t, c):
+  x = draw(b, f, t, c)
+  wide = x.astype(np.float64)
+  want = np.concatenate([wide.mean(2), wide.mean(1)], 1)
+  # Relative to what is summed: means of many numbers around 0 are small themselves.
+  np.testing.assert_allclose(kernels.axis_means(x), want, rtol=0, atol=2e-7 * np.abs(x).max())
 
 
 @pytest.mark.parametrize(("b", "c", "d"), [(1, 960, 240), (8, 240, 960), (3, 1, 5), (2, 1281, 527)])

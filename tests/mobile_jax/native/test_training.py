@@ -1,4 +1,4 @@
-"""The kernels with gradients against NumPy and against plain JAX in float64's place."""
+"""The kernels with gradients against NumPy and against plain JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.mobile_jax.native import reference
-from tests.mobile_jax.native.test_kernels import close, draw  # noqa: F401 (a fixture)
+from tests.mobile_jax.native.reference import close
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from tests.mobile_jax.native.test_kernels import close, draw  # noqa: F401 (a fi
   [(64, 130, 16, 64), (32, 50, 64, 24), (10, 7, 72, 40), (4, 32, 960, 160), (3, 5, 13, 5)],
 )
 @pytest.mark.parametrize("per_clip", [False, True])
-def test_multiply(kernels, draw, f, t, c, d, per_clip):  # noqa: F811
+def test_multiply(kernels, draw, f, t, c, d, per_clip):
   """The product is bilinear, so each gradient is a product too."""
   x, kernel = draw(2, f, t, c), draw(*((2,) if per_clip else ()), c, d)
   y, pullback = jax.vjp(kernels.multiply, x, kernel)
@@ -27,7 +27,7 @@ def test_multiply(kernels, draw, f, t, c, d, per_clip):  # noqa: F811
 
 
 @pytest.mark.parametrize(("f", "t", "c"), [(128, 100, 16), (10, 7, 8), (9, 16, 40), (1, 1, 24)])
-def test_stem_convolution(kernels, draw, f, t, c):  # noqa: F811
+def test_stem_convolution(kernels, draw, f, t, c):
   x, kernel = draw(2, f, t), draw(3, 3, c)
   y, pullback = jax.vjp(kernels.stem_convolution, x, kernel)
   wide = np.repeat(x[..., None], c, -1)
@@ -65,7 +65,7 @@ SLOPES = {
 @pytest.mark.parametrize(
   "shape", [(2, 64, 130, 16), (1, 9, 7, 24), (3, 4, 32, 960), (2, 3, 1, 5), (7, 40), (5, 1, 2, 1)]
 )
-def test_normalise(kernels, draw, shape, activation):  # noqa: F811
+def test_normalise(kernels, draw, shape, activation):
   c, eps, axes = shape[-1], 1e-3, tuple(range(len(shape) - 1))
   # Means far from zero beside small deviations: sums of squares alone would lose the variance.
   x = draw(*shape) * 0.1 + 10 * draw(c)
@@ -103,7 +103,7 @@ def test_normalise(kernels, draw, shape, activation):  # noqa: F811
 @pytest.mark.parametrize("per_clip", [False, True])
 def test_normalised_depthwise(
   kernels,
-  draw,  # noqa: F811
+  draw,
   f,
   t,
   k,
@@ -133,7 +133,7 @@ def test_normalised_depthwise(
     close(one, np.asarray(other), 1e-5)
 
 
-def test_statistics_pass_no_gradient(kernels, draw):  # noqa: F811
+def test_statistics_pass_no_gradient(kernels, draw):
   x, ones = jnp.asarray(draw(2, 3, 4, 8)), jnp.ones(8)
 
   def total(x):

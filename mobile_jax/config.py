@@ -102,8 +102,9 @@ class ComputeConfig:
   """How a network is computed. None of this changes what it computes, but for rounding.
 
   dtype: matrix products and convolutions run in this type; norms, gates, pooling and heads stay in
-  float32. kernels: "auto" uses the C++ kernels of `mobile_jax.native` for inference on a CPU where
-  a compiler is at hand, "xla" never (to export a network, say).
+  float32. kernels: "auto" uses the C++ kernels of `mobile_jax.native` on a CPU where a compiler is
+  at hand, "xla" never: `jax.export` cannot store them, and those of training have no forward-mode
+  derivative.
   """
 
   dtype: Literal["float32", "bfloat16"] = "float32"

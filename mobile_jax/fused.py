@@ -280,7 +280,7 @@ def _choose(plain: Callable, quick: Callable, kernels: str, x: jax.Array, *rest:
   """The quick form on a CPU where it exists, the plain one elsewhere and for derivatives."""
   from mobile_jax import native
 
-  if kernels != "auto" or x.dtype != jnp.float32 or not native.available():
+  if kernels != "auto" or x.dtype != jnp.float32 or x.size == 0 or not native.available():
     return plain(x, *rest)
 
   @jax.custom_jvp

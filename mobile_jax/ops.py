@@ -50,7 +50,7 @@ def per_channel(x: jax.Array) -> jax.Array:
 
 def has_native(x: jax.Array, kernels: str) -> bool:
   """True where the C++ forms are asked for, are there, and take this map."""
-  if kernels != "auto" or x.dtype != jnp.float32:
+  if kernels != "auto" or x.dtype != jnp.float32 or x.size == 0:
     return False
   from mobile_jax import native
 

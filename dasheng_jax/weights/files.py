@@ -22,9 +22,10 @@ from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig, EncoderConfi
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.models import MODELS
 from dasheng_jax.weights.names import FRONT_END, encoder_rules, front_end_buffers
-from dasheng_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from dasheng_jax.weights.safetensors_file import open_safetensors, write_safetensors
 from dasheng_jax.weights.table import to_torch
-from dasheng_jax.weights.torch_file import read_torch, write_torch
+from dasheng_jax.weights.tensors import Arrays, Tensor, held
+from dasheng_jax.weights.torch_file import open_torch, write_torch
 from pipelines.mel import Clamp
 
 # What an encoder file may carry beside the encoder: the decoder of a complete state and the
@@ -38,14 +39,22 @@ _FRONT_END_TOLERANCE = 2e-5
 class EncoderFile(NamedTuple):
   """What an encoder file holds.
 
-  state: arrays under official names, without prefixes. config: the constructor arguments that the
-  file names. clamp: which maximum the dB clamp looked at in training, in files of ours.
+  state: arrays under official names, without prefixes; each is read when it is asked for. config:
+  the constructor arguments that the file names. clamp: which maximum the dB clamp looked at in
+  training, in files of ours.
   """
 
-  state: dict[str, np.ndarray]
+  state: Mapping[str, np.ndarray]
   config: dict
   layout: str
   clamp: str | None = None
+
+  @property
+  def tensors(self) -> Mapping[str, Tensor]:
+    """The same arrays, unread."""
+    if isinstance(self.state, Arrays):
+      return self.state.tensors
+    return {name: held(array) for name, array in self.state.items()}
 
 
 def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
@@ -53,10 +62,22 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
   path = Path(path)
   if not path.is_file():
     raise WeightsError(f"{path}: no such weight file{_where_to_find(Path(path).stem)}")
-  content: dict = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+  content: dict = _open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path)
+  file = encoder_file(path, content)
+  if file is None:
+    inside = content["model"] if isinstance(content.get("model"), Mapping) else content
+    shown = ", ".join([name for name in inside if isinstance(name, str)][:3])
+    raise WeightsError(f"{path}: not a Dasheng encoder (it holds {shown or 'no tensor at all'})")
+  return file
+
+
+def encoder_file(path: Path, content: Mapping) -> EncoderFile | None:
+  """What an opened file holds; None where it is no Dasheng encoder."""
   config = content.get("config") or {}
   if not isinstance(config, Mapping):
     raise WeightsError(f"{path}: its config is no group of named values; not a Dasheng file")
+  if isinstance(config.get("encoder_kwargs"), Mapping):
+    config = config["encoder_kwargs"]
   layout = "bare state dict"
   state = content
   if isinstance(content.get("model"), Mapping):
@@ -64,21 +85,26 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
     layout = "official"
     if isinstance(config.get("model_args"), Mapping):
       layout, config = "training script", dict(config["model_args"])
-  state = {name: x for name, x in state.items() if isinstance(x, np.ndarray)}
+  state = {name: x for name, x in state.items() if isinstance(x, Tensor)}
   if "time_pos_embed" not in state and "encoder.time_pos_embed" in state:
     complete = any(name.startswith("decoder.") for name in state)
     layout = "complete autoencoder" if complete else "Hugging Face"
     state = {name.removeprefix("encoder."): x for name, x in state.items()}
+  elif "outputlayer.1.weight" in state and layout == "bare state dict":
+    layout = "AudioSet classifier"
   ranks = {"time_pos_embed": 4, "patch_embed.proj.weight": 4}
-  if any(name not in state or state[name].ndim != rank for name, rank in ranks.items()):
-    shown = ", ".join(list(state)[:3]) or "no tensor at all"
-    raise WeightsError(f"{path}: not a Dasheng encoder (it holds {shown})")
+  if any(name not in state or len(state[name].shape) != rank for name, rank in ranks.items()):
+    return None
   clamp = content.get("clamp")
-  return EncoderFile(state, dict(config), layout, clamp if isinstance(clamp, str) else None)
+  return EncoderFile(Arrays(state), dict(config), layout, clamp if isinstance(clamp, str) else None)
 
 
-def _read_safetensors(path: Path) -> dict:
-  arrays, notes = read_safetensors(path)
+def _open_safetensors(path: Path) -> dict:
+  return with_notes(*open_safetensors(path))
+
+
+def with_notes(arrays: Mapping[str, Tensor], notes: Mapping[str, str]) -> dict:
+  """Tensors with the configuration that stands in a safetensors file's notes, as a .pt has it."""
   if "config" not in notes:
     return dict(arrays)
   clamp = {"clamp": notes["clamp"]} if "clamp" in notes else {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,21 @@ from dasheng_jax.config import DashengConfig
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.inference import embed
 from dasheng_jax.mae import init_variables
-from dasheng_jax.weights.files import BESIDE, check_front_end, config_of, read_encoder_file
+from dasheng_jax.weights import folder as folders
+from dasheng_jax.weights.config_json import restored
+from dasheng_jax.weights.files import (
+  BESIDE,
+  EncoderFile,
+  check_front_end,
+  config_of,
+  encoder_file,
+  read_encoder_file,
+  with_notes,
+)
 from dasheng_jax.weights.names import FRONT_END, encoder_rules
 from dasheng_jax.weights.positions import resize_time_table
 from dasheng_jax.weights.run import newest_step, read_checkpoint
-from dasheng_jax.weights.table import from_torch
+from dasheng_jax.weights.table import from_torch, unflatten
 from pipelines.mel import Clamp
 
 # Where a training run leaves its encoder, relative to the run's folder.
@@ -39,8 +51,9 @@ def load_encoder(
 ) -> tuple[Embed, dict]:
   """(embed, params) from an official or Hugging Face file (.pt, .safetensors) or a run.
 
-  A run is its folder, of which the export is taken, or the newest complete checkpoint where it has
-  exported nothing yet; or one checkpoint of it, RUN/checkpoints/STEP.
+  A folder of converted weights serves too (`python -m experiments.convert_weights`), and one of
+  Hugging Face's. A run is its folder, of which the export is taken, or the newest complete
+  checkpoint where it has exported nothing yet; or one checkpoint of it, RUN/checkpoints/STEP.
 
   `embed(params, wave, lengths=None)` maps f32[b, s] at 16 kHz to f32[b, t, d] at 25 Hz for any
   length; it is a pure function, so `jax.jit(embed)` and `jax.vmap` apply. heads: for sizes that are
@@ -61,7 +74,10 @@ def read_encoder(
 ) -> tuple[DashengConfig, dict]:
   """(configuration, encoder variables on the device) from a weight file or a run's folder."""
   found = _resolve(Path(path))
-  cfg, tree = _from_run(found, heads) if found.is_dir() else _from_file(found, heads)
+  if folders.is_weights_folder(found):
+    cfg, tree = _from_folder(found, heads)
+  else:
+    cfg, tree = _from_run(found, heads) if found.is_dir() else _from_file(found, heads)
   if positions is not None and positions != cfg.encoder.positions:
     table = tree["params"]["positions"]
     tree["params"]["positions"] = table | {"time": resize_time_table(table["time"], positions)}
@@ -76,23 +92,51 @@ def _from_run(step: Path, heads: int | None) -> tuple[DashengConfig, dict]:
   return cfg, tree
 
 
+def _from_folder(folder: Path, heads: int | None) -> tuple[DashengConfig, dict]:
+  config = folders.read_config(folder)
+  ours = folders.our_part(folder, config)
+  if ours and ours.get("family") != "dasheng":
+    raise WeightsError(f"{folder}: holds a model of family {ours.get('family')!r}, not Dasheng")
+  if (folder / folders.STATE).is_dir():
+    cfg = restored(DashengConfig(), ours.get("config"), f"{folder / folders.CONFIG}: dasheng")
+    arrays = folders.read_state(folder, encoder_shapes(cfg), ours.get("arrays") or {})
+    return cfg, unflatten(arrays)
+  tensors, notes = folders.open_folder_tensors(folder)
+  content = with_notes(tensors, notes)
+  if "model" not in content and isinstance(config.get("encoder_kwargs"), Mapping):
+    content = {"model": tensors, "config": config["encoder_kwargs"]}
+  file = encoder_file(folder, content)
+  if file is None:
+    raise WeightsError(f"{folder}: not a Dasheng encoder (it holds {', '.join(list(tensors)[:3])})")
+  if ours and file.clamp is None:
+    stored = restored(DashengConfig(), ours.get("config"), f"{folder / folders.CONFIG}: dasheng")
+    file = file._replace(clamp=stored.mel.clamp)
+  return _from_tensors(file, heads, str(folder))
+
+
 def _from_file(path: Path, heads: int | None) -> tuple[DashengConfig, dict]:
-  source = str(path)
-  file = read_encoder_file(path)
+  return _from_tensors(read_encoder_file(path), heads, str(path))
+
+
+def _from_tensors(file: EncoderFile, heads: int | None, source: str) -> tuple[DashengConfig, dict]:
   cfg = config_of(file, heads, source)
   check_front_end(file, cfg, source)
-  state = dict(file.state)
-  # The Hugging Face variant leaves the counter out when converted by old tools; it has no effect on
-  # outputs.
-  state.setdefault("init_bn.1.num_batches_tracked", np.zeros((), np.int64))
+  state = with_counter(file.state)
   tree = from_torch(
     state,
     encoder_rules(cfg),
     encoder_shapes(cfg),
-    ignore=(*map(_literal, FRONT_END.values()), *BESIDE),
+    ignore=(*map(literal, FRONT_END.values()), *BESIDE),
     source=source,
   )
   return cfg, tree
+
+
+def with_counter(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+  """The state with the counter that Hugging Face files of old tools lack; outputs do not use it."""
+  counter = {"init_bn.1.num_batches_tracked": np.zeros((), np.int64)}
+  layers = cast(list[dict], [state, counter])  # only read
+  return collections.ChainMap(*layers)
 
 
 def encoder_shapes(cfg: DashengConfig) -> Mapping:
@@ -102,7 +146,8 @@ def encoder_shapes(cfg: DashengConfig) -> Mapping:
   return {name: shapes[name]["encoder"] for name in ("params", "batch_stats")}
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
+  """A name as a regular expression."""
   return name.replace(".", r"\.")
 
 
@@ -112,6 +157,8 @@ def _resolve(path: Path) -> Path:
   for name in EXPORTED:
     if (path / name).is_file():
       return path / name
+  if folders.is_weights_folder(path):
+    return path
   step = newest_step(path)
   if step is not None:
     return step

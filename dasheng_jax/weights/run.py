@@ -25,6 +25,7 @@ from dasheng_jax.config import ComputeConfig, DashengConfig
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.mae import init_variables
 from dasheng_jax.weights.checksum import checksums
+from dasheng_jax.weights.config_json import restored
 from dasheng_jax.weights.table import flatten, unflatten
 
 CHECKPOINTS = "checkpoints"
@@ -57,7 +58,7 @@ def read_checkpoint(step: Path) -> tuple[DashengConfig, dict]:
     raise WeightsError(
       f"{step}: no checkpoint of a Dasheng run (its meta names no model)"
     ) from None
-  cfg = _restored(DashengConfig(), saved, f"{step}: model")
+  cfg = restored(DashengConfig(), saved, f"{step}: model")
   # How the run computed is its own affair, and may need a device that is not here.
   scanned = cfg.compute.scan
   cfg = dataclasses.replace(cfg, compute=ComputeConfig(scan=scanned))
@@ -95,28 +96,6 @@ def _read_meta(step: Path) -> dict[str, Any]:
   if not isinstance(meta, dict):
     raise WeightsError(_damaged(step, "meta/metadata is no json object"))
   return meta
-
-
-def _restored(default: Any, saved: Any, where: str) -> Any:
-  """`default`, a configuration, with every field as saved; strict about names and types."""
-  names = [field.name for field in dataclasses.fields(default)]
-  if not isinstance(saved, Mapping) or set(saved) != set(names):
-    differing = sorted(set(names) ^ set(saved)) if isinstance(saved, Mapping) else names
-    raise WeightsError(
-      f"{where} was saved by another version of this library (it differs in {', '.join(differing)})"
-    )
-  values = {}
-  for name in names:
-    usual, value = getattr(default, name), saved[name]
-    if dataclasses.is_dataclass(usual):
-      value = _restored(usual, value, f"{where}.{name}")
-    elif type(value) is not type(usual) and not (type(usual) is float and type(value) is int):
-      raise WeightsError(f"{where}.{name} is {value!r}, not a {type(usual).__name__}")
-    values[name] = value
-  try:
-    return type(default)(**values)
-  except ValueError as error:
-    raise WeightsError(f"{where}: {error}") from None
 
 
 def _restore(step: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ shape, and all errors come in one report.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dasheng_jax.errors import WeightsError
+from dasheng_jax.weights.tensors import Tensor
 
 Array = np.ndarray
 LAYER = "{n}"
@@ -77,6 +79,18 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
   return tree
 
 
+def check(
+  state: Mapping[str, Array],
+  rules: Sequence[Rule],
+  target: Mapping,
+  *,
+  ignore: Sequence[str] = (),
+  source: str = "state dict",
+) -> None:
+  """WeightsError where `from_torch` would raise one; holds one tensor at a time."""
+  _convert(state, rules, target, ignore, source, keep=False)
+
+
 def from_torch(
   state: Mapping[str, Array],
   rules: Sequence[Rule],
@@ -91,6 +105,18 @@ def from_torch(
   not be used. Raises WeightsError with every unused, missing, misshapen and non-finite tensor in
   one line.
   """
+  return unflatten(_convert(state, rules, target, ignore, source, keep=True))
+
+
+def _convert(
+  state: Mapping[str, Array],
+  rules: Sequence[Rule],
+  target: Mapping,
+  ignore: Sequence[str],
+  source: str,
+  *,
+  keep: bool,
+) -> dict[str, Array]:
   wanted = dict(flatten(target))
   used: set[str] = set()
   filled: dict[str, Array] = {}
@@ -100,7 +126,7 @@ def from_torch(
       problems.append(f"the model has no {rule.ours}")
       continue
     shape = tuple(wanted[rule.ours].shape)
-    value = _gather(rule, shape, state, used, problems)
+    value = _gather(rule, shape, state, used, problems, keep)
     if value is not None:
       filled[rule.ours] = value
   problems += [f"nothing fills {path}" for path in wanted if path not in {r.ours for r in rules}]
@@ -110,7 +136,7 @@ def from_torch(
   if problems:
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     raise WeightsError(f"{source} does not fit the model: " + "; ".join(problems[:SHOWN]) + more)
-  return unflatten(filled)
+  return filled
 
 
 def _gather(
@@ -119,13 +145,18 @@ def _gather(
   state: Mapping[str, Array],
   used: set[str],
   problems: list[str],
+  keep: bool,
 ) -> Array | None:
-  """The array for one rule, stacked over its layers; None after a reported problem."""
+  """The array for one rule, stacked over its layers; None after a reported problem.
+
+  keep: False looks at every tensor and keeps none.
+  """
   stacked = LAYER in rule.torch
   names = [rule.torch.replace(LAYER, str(n)) for n in range(shape[0])] if stacked else [rule.torch]
   layer_shape = shape[1:] if stacked else shape
-  layers = []
-  for name in names:
+  whole = None
+  filled = 0
+  for row, name in enumerate(names):
     if name not in state:
       problems.append(f"missing {name}")
       continue
@@ -142,11 +173,14 @@ def _gather(
     if value.shape != layer_shape:
       problems.append(f"{name} has shape {raw.shape}, which does not give {layer_shape}")
       continue
-    layers.append(value)
-  if len(layers) != len(names):
-    return None
-  value = np.stack(layers) if stacked else layers[0]
-  return np.asarray(value, order="C")
+    filled += 1
+    if keep and not stacked:
+      whole = np.array(value, order="C")
+    elif keep:
+      # Filled row by row: a list of the rows beside their stack would be twice the memory.
+      whole = np.empty(shape, value.dtype) if whole is None else whole
+      whole[row] = value
+  return whole if filled == len(names) else None
 
 
 def to_torch(tree: Mapping, rules: Sequence[Rule]) -> dict[str, Array]:
@@ -156,9 +190,7 @@ def to_torch(tree: Mapping, rules: Sequence[Rule]) -> dict[str, Array]:
   """
   flat = {path: np.asarray(value) for path, value in flatten(tree).items()}
   by_path = {rule.ours: rule for rule in rules}
-  unknown = sorted(set(flat) ^ set(by_path))
-  if unknown:
-    raise WeightsError("parameters and name table differ: " + ", ".join(unknown[:SHOWN]))
+  _same_paths(flat, by_path)
   state: dict[str, Array] = {}
   for rule in rules:
     value = flat[rule.ours]
@@ -167,3 +199,38 @@ def to_torch(tree: Mapping, rules: Sequence[Rule]) -> dict[str, Array]:
       name = rule.torch.replace(LAYER, str(n))
       state[name] = np.asarray(rule.transform.to_torch(row), order="C")
   return state
+
+
+def to_torch_tensors(leaves: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
+  """As `to_torch`, from and to tensors that are read one at a time.
+
+  leaves: ours, by path. The rows of one of our arrays follow each other, and it is read once as
+  long as they are read in this order.
+  """
+  _same_paths(leaves, {rule.ours: rule for rule in rules})
+  state: dict[str, Tensor] = {}
+  for rule in rules:
+    leaf = leaves[rule.ours]
+    read = functools.lru_cache(maxsize=1)(leaf.read) if LAYER in rule.torch else leaf.read
+    count, shape = (leaf.shape[0], leaf.shape[1:]) if LAYER in rule.torch else (1, leaf.shape)
+    # Its own arithmetic tells a transform's shape and type; nothing of that size is allocated but
+    # where it regroups axes.
+    empty = np.broadcast_to(np.zeros((), leaf.dtype), shape)
+    sample = rule.transform.to_torch(empty)
+    for n in range(count):
+      name = rule.torch.replace(LAYER, str(n))
+      row = functools.partial(_row, rule, read, n)
+      state[name] = Tensor(sample.shape, sample.dtype.name, row)
+  return state
+
+
+def _row(rule: Rule, read: Callable[[], Array], n: int) -> Array:
+  value = read()
+  row = value[n] if LAYER in rule.torch else value
+  return np.asarray(rule.transform.to_torch(row), order="C")
+
+
+def _same_paths(ours: Mapping[str, Any], by_path: Mapping[str, Rule]) -> None:
+  unknown = sorted(set(ours) ^ set(by_path))
+  if unknown:
+    raise WeightsError("parameters and name table differ: " + ", ".join(unknown[:SHOWN]))

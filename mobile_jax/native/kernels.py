@@ -265,6 +265,8 @@ def invoke(target: str, outputs, operands, **attributes: int):
     if value is None:
       arrays.append(jnp.zeros((0,), jnp.float32))
       continue
+    if value.size == 0:
+      raise ValueError(f"{name} of shape {value.shape} is empty")
     if value.dtype != jnp.float32:
       raise ValueError(f"{name} has dtype {value.dtype}, want float32")
     if shape is not None:

@@ -28,12 +28,18 @@ struct Loop {
   std::atomic<int64_t> users;
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> done{0};
+  std::atomic<bool> failed{false};
 
   void work() {
     for (;;) {
       const int64_t item = next.fetch_add(1, std::memory_order_relaxed);
       if (item >= items) return;
-      call(body, item);
+      // An exception may leave neither a helper's thread nor the loop before the others are done.
+      try {
+        call(body, item);
+      } catch (...) {
+        failed.store(true, std::memory_order_relaxed);
+      }
       done.fetch_add(1, std::memory_order_release);
     }
   }
@@ -54,7 +60,8 @@ inline void relax() {
 //
 // The caller takes items like everyone else and waits only for items that a running thread has
 // taken. So the loop ends even if no helper ever starts (a pool of one thread, a nested call), and
-// a helper that comes late finds nothing left; the last user of the shared state frees it.
+// a helper that comes late finds nothing left; the last user of the shared state frees it. Throws
+// std::bad_alloc where an item ran out of memory.
 template <typename Body>
 void parallel_for(const Threads& threads, int64_t items, const Body& body) {
   const int64_t helpers = std::min(threads.count, items) - 1;
@@ -80,7 +87,9 @@ void parallel_for(const Threads& threads, int64_t items, const Body& body) {
       std::this_thread::yield();
     }
   }
+  const bool failed = loop->failed.load(std::memory_order_relaxed);
   loop->leave();
+  if (failed) throw std::bad_alloc();  // nothing else is thrown in here
 }
 
 // Aligned floats that grow and stay with the thread; the slot keeps their users apart.

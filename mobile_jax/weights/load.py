@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dasheng_jax.errors import ConfigError, WeightsError
-from dasheng_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from dasheng_jax.weights import folder as folders
+from dasheng_jax.weights.config_json import restored
+from dasheng_jax.weights.safetensors_file import open_safetensors, write_safetensors
 from dasheng_jax.weights.table import flatten, from_torch, to_torch, unflatten
-from dasheng_jax.weights.torch_file import read_torch, write_torch
+from dasheng_jax.weights.tensors import Arrays, Tensor
+from dasheng_jax.weights.torch_file import open_torch, write_torch
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 from mobile_jax.inference import tag
 from mobile_jax.models import MODELS
@@ -41,6 +44,7 @@ def load_model(
   classes: int | None = None,
   temperature: float | None = None,
   dtype: str = "float32",
+  kernels: str = "auto",
   key: jax.Array | None = None,
 ) -> tuple[Tag, dict]:
   """(tag, variables) from a published file, or from any state dict of the released code.
@@ -49,13 +53,14 @@ def load_model(
   for any length; it is a pure function, so `jax.jit(tag)` and `jax.vmap` apply.
 
   Args:
-    path: `.pt` or `.safetensors`.
+    path: `.pt` or `.safetensors`, or a folder of converted weights.
     name: a name of `MODELS` or `SIZES`, which implies the configuration. Default: by file name.
     config: the configuration itself, in place of a name.
     classes: default: the file's. Another number gives a fresh last layer (mlp) or head (others)
       for fine-tuning, drawn with `key`.
     temperature: of DyMN's dynamic convolutions; default: the name's (1 for AudioSet weights).
     dtype: "bfloat16" runs matrix products in that type.
+    kernels: "xla" leaves the C++ kernels of a CPU out, which `jax.export` cannot store.
     key: for a fresh head; default `jax.random.key(0)`.
 
   Raises WeightsError for a file that is absent, damaged or of another model, ConfigError for a
@@ -64,7 +69,7 @@ def load_model(
   cfg, variables = read_model(
     path, name=name, config=config, classes=classes, temperature=temperature, key=key
   )
-  return functools.partial(tag, cfg.with_compute(dtype=dtype)), variables
+  return functools.partial(tag, cfg.with_compute(dtype=dtype, kernels=kernels)), variables
 
 
 def read_model(
@@ -78,14 +83,48 @@ def read_model(
 ) -> tuple[Config, dict]:
   """(configuration, variables on the device); see `load_model`."""
   path = Path(path)
-  cfg = config if config is not None else config_of(path, name)
+  folder = folders.is_weights_folder(path)
+  if config is not None:
+    cfg = config
+  else:
+    cfg = _stored_config(path) if folder and name is None else config_of(path, name)
   if temperature is not None:
     if not isinstance(cfg, DyMNConfig):
       raise ConfigError("temperature is of DyMN's dynamic convolutions; MN has none")
     cfg = dataclasses.replace(cfg, temperature=temperature)
-  state = _checked_buffers(read_state(path), cfg, str(path))
-  wanted, cfg = classes, dataclasses.replace(cfg, classes=_classes_in(state, cfg))
-  tree = from_torch(state, rules(cfg), shapes(cfg), source=str(path))
+  if folder:
+    return _from_folder(path, cfg, classes, key)
+  return _from_state(open_state(path), cfg, str(path), classes, key)
+
+
+def _stored_config(folder: Path) -> Config:
+  ours = folders.our_part(folder, folders.read_config(folder))
+  default: Any = {"mn": MNConfig(), "dymn": DyMNConfig()}.get(ours.get("family", ""))
+  if default is None:
+    raise WeightsError(f"{folder}: its {folders.CONFIG} names no MN or DyMN of ours")
+  return restored(default, ours.get("config"), f"{folder / folders.CONFIG}: {ours['family']}")
+
+
+def _from_folder(
+  folder: Path, cfg: Config, classes: int | None, key: jax.Array | None
+) -> tuple[Config, dict]:
+  if not (folder / folders.STATE).is_dir():
+    tensors, _ = folders.open_folder_tensors(folder)
+    return _from_state(state_of(tensors), cfg, str(folder), classes, key)
+  ours = folders.our_part(folder, folders.read_config(folder))
+  tree = unflatten(folders.read_state(folder, shapes(cfg), ours.get("arrays") or {}))
+  if classes is not None and classes != cfg.classes:
+    cfg = dataclasses.replace(cfg, classes=classes)
+    tree = _with_fresh_head(cfg, tree, jax.random.key(0) if key is None else key)
+  return cfg, jax.tree.map(jnp.asarray, tree)
+
+
+def _from_state(
+  state: Arrays, cfg: Config, source: str, classes: int | None, key: jax.Array | None
+) -> tuple[Config, dict]:
+  state = without_constants(state, cfg, source)
+  wanted, cfg = classes, dataclasses.replace(cfg, classes=classes_in(state, cfg))
+  tree = from_torch(state, rules(cfg), shapes(cfg), source=source)
   if wanted is not None and wanted != cfg.classes:
     cfg = dataclasses.replace(cfg, classes=wanted)
     tree = _with_fresh_head(cfg, tree, jax.random.key(0) if key is None else key)
@@ -107,35 +146,44 @@ def config_of(path: Path, name: str | None) -> Config:
   return known
 
 
-def read_state(path: Path) -> dict[str, np.ndarray]:
-  """The state dict of a `.pt` or `.safetensors` file, without the prefixes of trainers."""
+def open_state(path: Path) -> Arrays:
+  """The state dict of a `.pt` or `.safetensors` file, without the prefixes of trainers.
+
+  Each array is read when it is asked for.
+  """
   if not path.is_file():
     known = {m.file: m for m in MODELS.values()} | MODELS
     where = known.get(path.name) or known.get(path.stem)
     hint = f"; download {where.file} from {where.url}" if where else ""
     raise WeightsError(f"{path}: no such weight file{hint}")
   safe = path.suffix == ".safetensors"
-  content: Mapping[str, Any] = read_safetensors(path)[0] if safe else read_torch(path)
+  return state_of(open_safetensors(path)[0] if safe else open_torch(path))
+
+
+def state_of(content: Mapping[str, Any]) -> Arrays:
+  """The state dict in an opened file, without the prefixes of trainers."""
   for place in _NESTED:
     if isinstance(content.get(place), Mapping):
       content = content[place]
-  state = {key: x for key, x in content.items() if isinstance(x, np.ndarray)}
+  state = {key: x for key, x in content.items() if isinstance(x, Tensor)}
   prefixes = {key.split(".", 1)[0] for key in state}
   if len(prefixes) == 1 and prefixes <= {"model", "module", "net"}:
     state = {key.split(".", 1)[1]: x for key, x in state.items()}
-  return state
+  return Arrays(state)
 
 
-def _checked_buffers(state: dict, cfg: Config, source: str) -> dict:
+def without_constants(state: Arrays, cfg: Config, source: str) -> Arrays:
   """The state without the constants that we compute; WeightsError where they are not ours."""
-  for name, ours in buffers(cfg).items():
-    theirs = state.pop(name, None)
+  constants = buffers(cfg)
+  for name, ours in constants.items():
+    theirs = state.get(name)
     if theirs is not None and (theirs.shape != ours.shape or not np.allclose(theirs, ours)):
       raise WeightsError(f"{source}: {name} is {theirs}, not the {ours} of Dy-ReLU")
-  return state
+  return Arrays({name: x for name, x in state.tensors.items() if name not in constants})
 
 
-def _classes_in(state: Mapping, cfg: Config) -> int:
+def classes_in(state: Mapping, cfg: Config) -> int:
+  """Number of classes, by the tensors of the head."""
   head = cfg.head if isinstance(cfg, MNConfig) else "mlp"
   if isinstance(cfg, MNConfig) and head == "attention":
     bias = state.get("classifier.subspace_proj.bias")
@@ -146,14 +194,15 @@ def _classes_in(state: Mapping, cfg: Config) -> int:
 
 def _with_fresh_head(cfg: Config, tree: Mapping, key: jax.Array) -> dict:
   """The tree with those layers of the head drawn anew that depend on the number of classes."""
+  # Under jit, whose compiler drops the draws of all the rest.
+  return unflatten({**flatten(tree), **jax.jit(functools.partial(fresh_head, cfg))(key)})
+
+
+def fresh_head(cfg: Config, key: jax.Array) -> dict[str, jax.Array]:
+  """Fresh arrays, by path, of those layers of the head that depend on the number of classes."""
   _, replaced = _CLASSES.get(getattr(cfg, "head", "mlp"), ("", "head/"))
-
-  @jax.jit  # whose compiler drops the draws of all the rest
-  def drawn(key: jax.Array) -> dict[str, jax.Array]:
-    fresh = flatten(init_variables(cfg, key))
-    return {p: x for p, x in fresh.items() if p.split("/", 1)[1].startswith(replaced)}
-
-  return unflatten({**flatten(tree), **drawn(key)})
+  fresh = flatten(init_variables(cfg, key))
+  return {p: x for p, x in fresh.items() if p.split("/", 1)[1].startswith(replaced)}
 
 
 def write_model(path: str | os.PathLike, cfg: Config, variables: Mapping) -> None:

@@ -198,3 +198,10 @@ def test_axis_means_and_their_gradient(draw):
     np.testing.assert_allclose(means(x), want, atol=1e-6)
     got = jax.grad(lambda x, means=means: jnp.sum(means(x) * weights))(x)
     np.testing.assert_allclose(got, slopes, atol=1e-6)
+
+
+def test_an_empty_batch_goes_the_plain_way(draw):
+  """The C++ forms share the work by the batch, and would divide by it."""
+  x, folded = draw(1, 4, 4, 8)[:0], Folded(draw(8, 8), draw(8))
+  assert fused.project(x, folded).shape == (0, 4, 4, 8)
+  assert fused.axis_means(x).shape == (0, 8, 8)

@@ -203,7 +203,8 @@ def several_results() -> list[np.ndarray]:
   _, of_product = jax.vjp(lambda w: native.multiply(x, w), draw(24, 24))
   normed, of_norm = jax.vjp(lambda x: native.normalise(x, draw(24), draw(24), 1e-3)[0], x)
   gradients = (*pullback(x), *of_product(x), *of_norm(x))
-  return [np.asarray(a) for a in (y, pooled, narrow, mean, row, normed, *gradients)]
+  means = native.axis_means(x)
+  return [np.asarray(a) for a in (y, pooled, narrow, mean, row, normed, means, *gradients)]
 
 
 @pytest.mark.slow
@@ -229,6 +230,8 @@ def test_refusals_name_the_operand(kernels, draw):
     kernels.pointwise(x, draw(16, 8), None, activation="gelu")
   with pytest.raises(ValueError, match="dtype float16, want float32"):
     kernels.pointwise(x.astype(np.float16), draw(16, 8), None)
+  with pytest.raises(ValueError, match=r"x of shape \(0, 8, 8, 16\) is empty"):
+    kernels.axis_means(x[:0])
   with pytest.raises(ValueError, match="gate_t has shape"):
     kernels.expand_depthwise(
       x, None, None, taps, None, activation="none", stride=2, gate_t=draw(2, 8, 16)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dasheng_jax.weights.table import flatten
 from dasheng_jax.weights.torch_file import write_torch
 from mobile_jax.config import SIZES, MNConfig
 from mobile_jax.models import MODELS
-from mobile_jax.weights.load import config_of, load_model, read_model, read_state, write_model
+from mobile_jax.weights.load import config_of, load_model, open_state, read_model, write_model
 from tests.mobile_jax.fixtures import DYMN_NAMES, MN_NAMES, PACKED, drawn, shapes_of
 
 CONFIG = MNConfig(width=0.1, classes=20)
@@ -55,7 +56,7 @@ def test_every_recorded_network_round_trips(name, suffix, recorded, variables_of
   cfg, state, _ = recorded(name)
   path = tmp_path / f"x{suffix}"
   write_model(path, cfg, variables_of(name))
-  assert_same(state, read_state(path))
+  assert_same(state, open_state(path))
   assert list(tmp_path.iterdir()) == [path]
 
 
@@ -83,7 +84,7 @@ def test_files_of_training_scripts(wrapper, state, tmp_path):
   pytest.importorskip("torch")
   path = tmp_path / "run.pt"
   write_torch(path, {wrapper: {f"model.{k}": v for k, v in state.items()}, "epoch": 3})
-  assert_same(state, read_state(path))
+  assert_same(state, open_state(path))
 
 
 def test_half_precision_files_give_float32(state, save):
@@ -230,3 +231,15 @@ def test_another_number_of_classes_gives_a_fresh_head(head, tmp_path):
   same, kept = read_model(path, config=cfg, classes=20)
   assert same == cfg
   assert_same(before, flatten(kept))
+
+
+def test_a_tagger_can_be_exported(state, save):
+  """Without the C++ kernels, which a stored program cannot name."""
+  path = save(state)
+  run, variables = load_model(path, config=CONFIG, kernels="xla")
+  wave = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32000)) * 0.1, jnp.float32)
+  stored = jax.export.export(jax.jit(run))(variables, wave).serialize()
+  logits, features = jax.export.deserialize(stored).call(variables, wave)
+  want, want_features = run(variables, wave)
+  np.testing.assert_allclose(logits, want, atol=1e-4)
+  np.testing.assert_allclose(features, want_features, atol=1e-4)

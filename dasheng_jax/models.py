@@ -11,8 +11,10 @@ from dasheng_jax.errors import ConfigError
 class PublishedModel(NamedTuple):
   """One line of the model table.
 
-  sha256 is None where no one could check the file yet. hear: the authors' HEAR averages over
-  environment, speech and music tasks, in percent (README of the released code, without Beehive).
+  sha256 and size (bytes) are None where no one could check the file yet. hear: the authors' HEAR
+  averages over environment, speech and music tasks, in percent (README of the released code,
+  without Beehive). elements: numbers in the state dict, buffers included (reference text, section
+  7).
   """
 
   config: DashengConfig
@@ -22,6 +24,8 @@ class PublishedModel(NamedTuple):
   sha256: str | None
   licence: str
   hear: tuple[float, float, float]
+  elements: int
+  size: int | None = None
 
 
 def _zenodo(file: str) -> str:
@@ -45,6 +49,7 @@ MODELS: dict[str, PublishedModel] = _Models(
       None,
       "Apache-2.0",
       (80.2, 72.5, 84.0),
+      85_464_897,
     ),
     "dasheng_0_6b": PublishedModel(
       SIZES["dasheng_0_6b"],
@@ -54,6 +59,7 @@ MODELS: dict[str, PublishedModel] = _Models(
       None,
       "Apache-2.0",
       (82.4, 74.9, 84.0),
+      630_350_657,
     ),
     "dasheng_1_2b": PublishedModel(
       SIZES["dasheng_1_2b"],
@@ -63,6 +69,7 @@ MODELS: dict[str, PublishedModel] = _Models(
       None,
       "Apache-2.0",
       (83.2, 75.7, 84.9),
+      1_134_064_449,
     ),
   }
 )

@@ -16,13 +16,32 @@ from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
 # ImageNet weights of DyMN need the temperature that their training ended with.
 IMAGENET_TEMPERATURE = 30.0
+# Reference text, section 7, by size, then by the option that changes it.
+ELEMENTS = {
+  "mn01": 126_402,
+  "mn02": 329_733,
+  "mn04": 993_485,
+  "mn05": 1_443_637,
+  "mn10": 4_901_277,
+  "mn20": 17_958_133,
+  "mn30": 39_159_613,
+  "mn40": 68_524_949,
+  "mn10 fully_convolutional": 3_504_139,
+  "dymn04": 1_972_124,
+  "dymn10": 10_575_124,
+  "dymn20": 40_019_252,
+  "dymn04 replace_se": 1_839_821,
+  "dymn10 replace_se": 9_859_909,
+}
 
 
 class PublishedModel(NamedTuple):
   """One line of the model table.
 
   mean_average_precision: on AudioSet's evaluation set, in percent; None for ImageNet weights.
-  sha256 is None where no one could check the file yet. note: what the figure or the file hides.
+  sha256 and size (bytes) are None where no one could check the file yet. note: what the figure or
+  the file hides. hub: the name on Hugging Face, "" for none. elements: numbers in a state dict of
+  the configuration.
   """
 
   config: MNConfig | DyMNConfig
@@ -32,6 +51,9 @@ class PublishedModel(NamedTuple):
   sha256: str | None = None
   licence: str = "MIT"
   note: str = ""
+  hub: str = ""
+  elements: int = 0
+  size: int | None = None
 
 
 class _Models(dict[str, PublishedModel]):
@@ -47,13 +69,17 @@ def _model(
   figure: float | None,
   *,
   sha256: str | None = None,
+  size_bytes: int | None = None,
   note: str = "",
   **changes,
 ) -> PublishedModel:
   config = dataclasses.replace(SIZES[size], **changes)
   # A blank before a name and brackets in it are part of the address.
   url = RELEASE + file.replace("(", "%28").replace(")", "%29")
-  return PublishedModel(config, file, url, figure, sha256, note=note)
+  variant = " ".join([size, *(changes[key] for key in ("head", "dynamic") if key in changes)])
+  return PublishedModel(
+    config, file, url, figure, sha256, note=note, elements=ELEMENTS[variant], size=size_bytes
+  )
 
 
 def _front_end(**changes) -> dict:
@@ -64,9 +90,14 @@ def _audioset() -> dict[str, PublishedModel]:
   plain = {"mn01": 298, "mn02": 378, "mn04": 432, "mn05": 443}
   plain |= {"mn10": 471, "mn20": 478, "mn30": 482, "mn40": 484}
   # The one file that could be checked.
-  sums = {"mn04": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"}
+  checked: dict[str, dict] = {
+    "mn04": {
+      "sha256": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
+      "size_bytes": 4_066_513,
+    }
+  }
   table = {
-    f"{size}_as": _model(size, f"{size}_as_mAP_{figure}.pt", figure / 10, sha256=sums.get(size))
+    f"{size}_as": _model(size, f"{size}_as_mAP_{figure}.pt", figure / 10, **checked.get(size, {}))
     for size, figure in plain.items()
   }
   for name, files in {

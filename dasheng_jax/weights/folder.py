@@ -2,7 +2,7 @@
 
     FOLDER/config.json     what the model is; the part under "dasheng_jax" is ours
     FOLDER/README.md       the model card
-    FOLDER/state           every array under our paths (orbax), or else
+    FOLDER/state/0, 1...   every array under our paths (orbax, in parts of 1 GB), or else
     FOLDER/model*.safetensors   every tensor under official names, in one file or in shards
 
 One folder serves every family: `family` says whose configuration it holds.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from dasheng_jax.errors import WeightsError
-from dasheng_jax.weights.checksum import checksums
+from dasheng_jax.weights.checksum import checksum
 from dasheng_jax.weights.safetensors_file import INDEX, WHOLE, open_safetensors, open_sharded
 from dasheng_jax.weights.table import flatten, unflatten
 from dasheng_jax.weights.tensors import Tensor
@@ -30,6 +30,8 @@ STATE = "state"
 # The key of config.json that is ours, and the version of what stands under it.
 OURS = "dasheng_jax"
 FORMAT = 1
+_PART_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 26
 
 
 def is_weights_folder(path: Path) -> bool:
@@ -77,21 +79,42 @@ def open_folder_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]
   raise WeightsError(f"{folder}: holds neither {WHOLE} nor {INDEX}; fetch the folder again")
 
 
-def record_of(leaves: Mapping[str, np.ndarray]) -> dict[str, list]:
-  """[shape, dtype, checksum] of every array, one at a time on the device."""
-  return {
-    path: [list(leaf.shape), leaf.dtype.name, int(checksums({"x": leaf})["x"])]
-    for path, leaf in leaves.items()
-  }
+def parts_of(sizes: Mapping[str, int]) -> list[list[str]]:
+  """Paths in groups of at most `_PART_BYTES`, or one array; sizes in bytes, by path."""
+  parts: list[list[str]] = [[]]
+  room = _PART_BYTES
+  for path, size in sizes.items():
+    if parts[-1] and size > room:
+      parts.append([])
+      room = _PART_BYTES
+    parts[-1].append(path)
+    room -= size
+  return parts
 
 
-def write_state(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
-  """Every array under our paths, as one Orbax checkpoint in folder/state."""
+def write_state(folder: Path, parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list]:
+  """Arrays under our paths in folder/state; returns their record.
+
+  Each part is an Orbax checkpoint of its own (folder/state/0, 1, ...): Orbax copies all that one
+  checkpoint holds, and of a large model neither the copy nor the whole needs to be in memory. The
+  record says of every array: shape, type, checksum, and the part that holds it.
+  """
   import orbax.checkpoint as ocp  # takes seconds, which only those who need it should wait
 
-  with ocp.PyTreeCheckpointer() as writer, warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    writer.save((folder / STATE).absolute(), unflatten(leaves))
+  record: dict[str, list] = {}
+  (folder / STATE).mkdir()
+  for number, leaves in enumerate(parts):
+    for path, leaf in leaves.items():
+      record[path] = [list(leaf.shape), leaf.dtype.name, checksum(leaf), number]
+    tree = unflatten(leaves)
+    pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
+    # A file per chunk: in OCDBT's common files a part would wait in memory once more.
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+    with ocp.Checkpointer(handler) as writer, warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      args = ocp.args.PyTreeSave(tree, save_args=pieces)
+      writer.save((folder / STATE / str(number)).absolute(), args=args)
+  return record
 
 
 def read_state(folder: Path, wanted: Mapping, record: Mapping[str, list]) -> dict[str, np.ndarray]:
@@ -99,26 +122,36 @@ def read_state(folder: Path, wanted: Mapping, record: Mapping[str, list]) -> dic
 
   wanted: a tree of shapes. WeightsError names the first array that is not as recorded.
   """
+  shapes = flatten(wanted)
+  homes: dict[int, list[str]] = {}
+  for path, leaf in shapes.items():
+    entry = record.get(path)
+    if not isinstance(entry, list) or len(entry) != 4 or not isinstance(entry[3], int):
+      raise WeightsError(f"{folder}: {CONFIG} lists no {path}; convert the source again")
+    if entry[:2] != [list(leaf.shape), str(leaf.dtype)]:
+      raise WeightsError(f"{folder}: its {path} is not that of the model that {CONFIG} names")
+    homes.setdefault(entry[3], []).append(path)
+  out: dict[str, np.ndarray] = {}
+  for number, paths in sorted(homes.items()):
+    arrays = _restored_part(folder / STATE / str(number), {path: shapes[path] for path in paths})
+    for path in paths:
+      found = np.asarray(arrays[path]) if path in arrays else np.zeros(0)
+      if found.shape != shapes[path].shape or checksum(found) != record[path][2]:
+        raise WeightsError(f"{folder / STATE}: {path} is damaged; convert the source again")
+      out[path] = found
+  return {path: out[path] for path in shapes}
+
+
+def _restored_part(part: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
   import orbax.checkpoint as ocp
 
-  shapes = flatten(wanted)
-  for path, leaf in shapes.items():
-    if list(record.get(path, ()))[:2] != [list(leaf.shape), str(leaf.dtype)]:
-      raise WeightsError(f"{folder}: its {path} is not that of the model that {CONFIG} names")
-  item = unflatten(shapes)
+  item = unflatten(wanted)
   how = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
   args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
   try:
     with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
       warnings.simplefilter("ignore")
-      arrays = flatten(reader.restore((folder / STATE).absolute(), args=args))
+      return flatten(reader.restore(part.absolute(), args=args))
   except Exception as error:  # orbax and tensorstore raise many kinds for a bad file
     reason = " ".join((str(error) or type(error).__name__).split())[:200]
-    raise WeightsError(f"{folder / STATE}: damaged ({reason}); convert the source again") from None
-  out = {}
-  for path, leaf in shapes.items():
-    found = np.asarray(arrays[path]) if path in arrays else np.zeros(0)
-    if found.shape != leaf.shape or int(checksums({"x": found})["x"]) != record[path][2]:
-      raise WeightsError(f"{folder / STATE}: {path} is damaged; convert the source again")
-    out[path] = found
-  return out
+    raise WeightsError(f"{part}: damaged ({reason}); convert the source again") from None

@@ -18,6 +18,7 @@ from dasheng_jax.config import DashengConfig
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.inference import embed
 from dasheng_jax.mae import init_variables
+from dasheng_jax.models import MODELS
 from dasheng_jax.weights import folder as folders
 from dasheng_jax.weights.config_json import restored
 from dasheng_jax.weights.files import (
@@ -29,6 +30,7 @@ from dasheng_jax.weights.files import (
   read_encoder_file,
   with_notes,
 )
+from dasheng_jax.weights.hub import resolve
 from dasheng_jax.weights.names import FRONT_END, encoder_rules
 from dasheng_jax.weights.positions import resize_time_table
 from dasheng_jax.weights.run import newest_step, read_checkpoint
@@ -50,6 +52,9 @@ def load_encoder(
   dtype: str = "float32",
 ) -> tuple[Embed, dict]:
   """(embed, params) from an official or Hugging Face file (.pt, .safetensors) or a run.
+
+  A name will do: one of `dasheng_jax.MODELS`, which is taken from the cache folder or downloaded,
+  or ORGANISATION/NAME on Hugging Face (see `dasheng_jax.weights.hub`).
 
   A folder of converted weights serves too (`python -m experiments.convert_weights`), and one of
   Hugging Face's. A run is its folder, of which the export is taken, or the newest complete
@@ -73,7 +78,7 @@ def read_encoder(
   path: str | os.PathLike, *, heads: int | None = None, positions: int | None = None
 ) -> tuple[DashengConfig, dict]:
   """(configuration, encoder variables on the device) from a weight file or a run's folder."""
-  found = _resolve(Path(path))
+  found = _resolve(resolve(path, MODELS))
   if folders.is_weights_folder(found):
     cfg, tree = _from_folder(found, heads)
   else:

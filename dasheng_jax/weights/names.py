@@ -115,6 +115,17 @@ def decoder_rules(cfg: DashengConfig, torch: str = "decoder.") -> tuple[Rule, ..
   )
 
 
+def classifier_rules(torch: str = "outputlayer.") -> tuple[Rule, ...]:
+  """Name table of the AudioSet head."""
+  ours = "params/classifier"
+  return (
+    Rule(torch + "0.weight", f"{ours}/norm/scale", AS_IS),
+    Rule(torch + "0.bias", f"{ours}/norm/bias", AS_IS),
+    Rule(torch + "1.weight", f"{ours}/logits/kernel", LINEAR),
+    Rule(torch + "1.bias", f"{ours}/logits/bias", AS_IS),
+  )
+
+
 def autoencoder_rules(cfg: DashengConfig) -> tuple[Rule, ...]:
   """Name table of the complete autoencoder, with the prefixes of the training code."""
   return encoder_rules(cfg, "encoder.", "/encoder") + decoder_rules(cfg)

@@ -6,12 +6,14 @@ JSON and the raw values behind it, so we write it ourselves and hold one tensor 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from dasheng_jax.errors import WeightsError
@@ -45,27 +47,33 @@ def open_safetensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[s
   from safetensors import SafetensorError, safe_open
 
   try:
-    file = safe_open(path, framework="numpy")
+    with safe_open(path, framework="numpy") as file:  # which verifies the header
+      notes = file.metadata() or {}
+    with open(path, "rb") as raw:
+      (length,) = struct.unpack("<Q", raw.read(8))
+      header = json.loads(raw.read(length))
     tensors = {}
-    for name in file.keys():  # noqa: SIM118
-      part = file.get_slice(name)
-      dtype = _NAMES[part.get_dtype()]
-      tensors[name] = Tensor(tuple(part.get_shape()), dtype, _reader(path, file, name))
-    return tensors, file.metadata() or {}
-  except (SafetensorError, OSError, TypeError, KeyError) as error:
+    for name, entry in header.items():
+      if name != "__metadata__":
+        shape, start = tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        dtype = _NAMES[entry["dtype"]]
+        tensors[name] = Tensor(shape, dtype, functools.partial(_values, path, dtype, shape, start))
+    return tensors, notes
+  except (SafetensorError, OSError, TypeError, KeyError, ValueError, struct.error) as error:
     raise _unreadable(path, error) from None
 
 
-def _reader(path: str | os.PathLike, file, name: str):
-  from safetensors import SafetensorError
-
-  def read() -> np.ndarray:
-    try:
-      return file.get_tensor(name)
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-      raise _unreadable(path, error) from None
-
-  return read
+def _values(path: str | os.PathLike, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:
+  """Read, not mapped: the pages of a mapped file count as this process's memory."""
+  count = int(np.prod(shape, dtype=np.int64))
+  kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype).newbyteorder("<")
+  try:
+    values = np.fromfile(path, kind, count, offset=start)
+  except OSError as error:
+    raise _unreadable(path, error) from None
+  if values.size != count:
+    raise WeightsError(f"{path}: became shorter while it was read; fetch it again")
+  return values.reshape(shape)
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> WeightsError:

@@ -16,6 +16,7 @@ import numpy as np
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights import folder as folders
 from dasheng_jax.weights.config_json import restored
+from dasheng_jax.weights.hub import resolve
 from dasheng_jax.weights.safetensors_file import open_safetensors, write_safetensors
 from dasheng_jax.weights.table import flatten, from_torch, to_torch, unflatten
 from dasheng_jax.weights.tensors import Arrays, Tensor
@@ -53,7 +54,8 @@ def load_model(
   for any length; it is a pure function, so `jax.jit(tag)` and `jax.vmap` apply.
 
   Args:
-    path: `.pt` or `.safetensors`, or a folder of converted weights.
+    path: `.pt` or `.safetensors`, or a folder of converted weights, or a name of `MODELS`, whose
+      file is taken from the cache folder or downloaded (see `dasheng_jax.weights.hub`).
     name: a name of `MODELS` or `SIZES`, which implies the configuration. Default: by file name.
     config: the configuration itself, in place of a name.
     classes: default: the file's. Another number gives a fresh last layer (mlp) or head (others)
@@ -82,7 +84,8 @@ def read_model(
   key: jax.Array | None = None,
 ) -> tuple[Config, dict]:
   """(configuration, variables on the device); see `load_model`."""
-  path = Path(path)
+  name = name or (str(path) if str(path) in MODELS and not Path(path).exists() else None)
+  path = resolve(path, MODELS)
   folder = folders.is_weights_folder(path)
   if config is not None:
     cfg = config

@@ -10,8 +10,10 @@ same command goes on where it was stopped. docs/embeddings.md tells the rest.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 
+from experiments.audio_formats import passed_over
 from experiments.embedding.load import Dtype, open_embedder
 from experiments.embedding.loop import Report, embed_all
 from experiments.embedding.recordings import recordings
@@ -24,7 +26,7 @@ from experiments.training.errors import UsageError
 class EmbedConfig:
   """What to embed, by what, and where it goes."""
 
-  # recordings, or folders of them
+  # recordings (wav, flac, ogg, opus, mp3, aiff, au), or folders of them
   files: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
   weights: str = ""  # .pt or .safetensors of MN, DyMN or Dasheng, or the folder of a Dasheng run
   model: str = ""  # mn10_as, dymn04_as, dasheng, ...; empty: by the name of the weight file
@@ -48,9 +50,15 @@ def main(cfg: EmbedConfig) -> int:
   for flag, value in (("weights", cfg.weights), ("out", cfg.out)):
     if not value:
       raise UsageError(f"--{flag} is missing: embed FILE_OR_FOLDER... --weights PATH --out OUT")
-  if not cfg.batch_seconds > 0 or cfg.workers < 0:
-    raise UsageError("--batch_seconds must be more than 0, and --workers at least 0")
+  if not 0 < cfg.batch_seconds < math.inf:
+    raise UsageError(f"--batch_seconds {cfg.batch_seconds:g}: give seconds, more than 0")
+  if cfg.workers < 0:
+    raise UsageError(f"--workers {cfg.workers}: give --workers at least 0; 0 is one per core")
+  if not cfg.files:
+    raise UsageError(f"name at least one recording, or a folder of them{cli.swallowed(cfg)}")
   named = recordings(cfg.files)
+  if note := passed_over(cfg.files):
+    print(f"embed: {note}", file=sys.stderr, flush=True)
   embedder = open_embedder(
     cfg.weights,
     model=cfg.model,
@@ -72,6 +80,7 @@ def summary(report: Report) -> str:
   """Such as "1,200 embedded (1.67 h), 40 were there, 2 unusable"."""
   parts = [f"{report.made:,} embedded ({report.audio_seconds / 3600:.2f} h)"]
   parts += [f"{report.skipped:,} were there"] if report.skipped else []
+  parts += [f"{report.changed:,} had changed"] if report.changed else []
   parts += [f"{len(report.unusable):,} unusable"] if report.unusable else []
   return ", ".join(parts)
 

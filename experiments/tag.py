@@ -5,7 +5,8 @@ r"""Names what is heard in recordings and streams, with MN and DyMN.
       --csv tags.csv --picture tags.png
     arecord -f S16_LE -r 32000 -t raw | python -m experiments.tag --stream --weights ...
 
-Files of any length, rate, number of channels and format. docs/tagging.md tells the rest.
+Files of any length, rate and number of channels, in the formats that libsndfile reads: WAV, FLAC,
+Ogg, Opus, MP3, AIFF, AU. docs/tagging.md tells the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.audio_files import audio_paths
+from experiments.audio_formats import passed_over, paths_of
 from experiments.tagging import outputs, stream
 from experiments.tagging.files import Plan, Tagged, tag_files
 from experiments.tagging.labels import Label, find_labels, top_tags
@@ -30,6 +31,7 @@ from pipelines.progress import Progress
 
 WINDOW_SECONDS = 10.0  # that the published networks were trained on
 STREAM_HOP_SECONDS = 2.0
+MOST_SECONDS = 3600.0  # of a window, which is held and computed in one piece
 TAGS_IN_CLIP, TAGS_IN_WINDOW = 10, 3
 MANY_LENGTHS = 20
 
@@ -38,7 +40,7 @@ MANY_LENGTHS = 20
 class TagConfig:
   """What to tag, by what, and what to write."""
 
-  # recordings, or folders of them
+  # recordings (wav, flac, ogg, opus, mp3, aiff, au), or folders of them
   files: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
   # .pt or .safetensors, or a folder that holds the model's published file; several are an ensemble
   # (the mean of their logits); empty: the model's file in the current folder
@@ -71,7 +73,11 @@ def main(cfg: TagConfig) -> int:
   check(cfg)
   if cfg.stream:
     return tag_standard_input(cfg)
-  paths = audio_paths(cfg.files)
+  if not cfg.files:
+    raise UsageError(f"name at least one audio file or folder{cli.swallowed(cfg)}")
+  paths = paths_of(cfg.files)
+  if note := passed_over(cfg.files):
+    _say(f"tag: {note}")
   if cfg.picture and len(paths) > 1:
     raise UsageError(f"--picture draws one file, but {len(paths)} were named")
   plan = plan_of(cfg)
@@ -105,15 +111,18 @@ def check(cfg: TagConfig) -> None:
   """Raises UsageError for settings that do not go together."""
   windowed = cfg.window is not None or cfg.hop is not None
   for name, value in (("window", cfg.window), ("hop", cfg.hop)):
-    if value is not None and not 0.02 <= value < math.inf:
-      raise UsageError(f"--{name} {value:g}: give seconds, at least 0.02")
+    if value is not None and not 0.02 <= value <= MOST_SECONDS:
+      raise UsageError(f"--{name} {value:g}: give seconds, from 0.02 to {MOST_SECONDS:g} (an hour)")
   for name, least in (("batch", 1), ("channels", 1), ("rate", 1000)):
     if getattr(cfg, name) < least:
       raise UsageError(f"--{name} {getattr(cfg, name)}: at least {least}")
   if cfg.k is not None and cfg.k < 1:
     raise UsageError(f"--k {cfg.k}: at least one tag must be shown")
-  if not 0 <= cfg.round < math.inf or 0 < cfg.round < 0.02:
-    raise UsageError(f"--round {cfg.round:g}: give seconds, at least 0.02, or 0 for exact results")
+  if cfg.round and not 0.02 <= cfg.round <= MOST_SECONDS:
+    raise UsageError(
+      f"--round {cfg.round:g}: give seconds, from 0.02 to {MOST_SECONDS:g} (an hour), "
+      "or 0 for exact results"
+    )
   if cfg.whole and (windowed or cfg.stream):
     raise UsageError("--whole is one pass over a file; leave out --window, --hop and --stream")
   if cfg.picture and (cfg.stream or not windowed):

@@ -18,7 +18,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, assert_never, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from mobile_jax.mn import Outputs
 from mobile_jax.network import Config, Variables, infer, shapes
 
 Pooling = Literal["avg", "max", "add", "cat", "avg_time", "avg_max_time"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 # The layers of the embedding study.
 STUDIED = (5, 11, 13, 15)
 # The paper's names and the released wrapper's, beside ours.
@@ -89,6 +90,12 @@ def parts_of(features: Sequence[str], cfg: Config) -> tuple[str, ...]:
   if "clf2" in wanted and getattr(cfg, "head", "mlp") != "mlp":
     raise ConfigError("feature set 'clf2' is the mlp head's hidden layer; this model has none")
   return tuple(part for part in ORDER if part in wanted)
+
+
+def check_pooling(pooling: str) -> None:
+  """Raises ConfigError for an unknown pooling, which a choice without blocks would never use."""
+  if pooling not in POOLINGS:
+    raise ConfigError(f"pooling is {pooling!r}; choose from {', '.join(POOLINGS)}")
 
 
 def embedding_size(cfg: Config, features: Sequence[str], pooling: Pooling = "avg") -> int:
@@ -182,6 +189,7 @@ def load_embedder(
   features: Sequence[str] = ("blocks", "mel"),
   pooling: Pooling = "avg",
   temperature: float | None = None,
+  kernels: str = "auto",
 ) -> tuple[Describe, Variables]:
   """(describe, variables); `describe(variables, wave)` maps f32[b, s] at 32 kHz to f32[b, d].
 
@@ -190,7 +198,9 @@ def load_embedder(
   """
   from mobile_jax.weights.load import read_model
 
+  check_pooling(pooling)
   cfg, variables = read_model(path, name=name, config=config, temperature=temperature)
+  cfg = cfg.with_compute(kernels=kernels)
   parts = parts_of(features, cfg)
   describe = functools.partial(scene_embeddings, cfg, features=parts, pooling=pooling)
   return describe, variables
@@ -199,6 +209,7 @@ def load_embedder(
 def _describe(
   cfg: Config, variables: Variables, wave: jax.Array, *, parts: tuple[str, ...], pooling: Pooling
 ) -> jax.Array:
+  check_pooling(pooling)
   mel = log_mel(cfg, wave)
   return describe_log_mel(cfg, infer(cfg, variables, mel), mel, parts, pooling)
 
@@ -237,6 +248,7 @@ def pool_map(x: Float[Array, "b f t c"], pooling: Pooling = "avg") -> Float[Arra
   "avg" and "max" over both axes, "add" their sum, "cat" the two side by side; "avg_time" and
   "avg_max_time" (their sum) over time alone, channels and frequencies flattened, frequency fastest.
   """
+  check_pooling(pooling)
   x = x.astype(jnp.float32)
   match pooling:
     case "avg":
@@ -251,6 +263,4 @@ def pool_map(x: Float[Array, "b f t c"], pooling: Pooling = "avg") -> Float[Arra
       return rearrange(jnp.mean(x, axis=2), "b f c -> b (c f)")
     case "avg_max_time":
       return rearrange(jnp.mean(x, axis=2) + jnp.max(x, axis=2), "b f c -> b (c f)")
-  raise ConfigError(
-    f"pooling is {pooling!r}; choose from avg, max, add, cat, avg_time, avg_max_time"
-  )
+  assert_never(pooling)

@@ -18,7 +18,7 @@ from experiments.training.errors import UsageError
 Dtype = Literal["float32", "bfloat16"]
 # What timestamps of MN and DyMN are by default: window and hop of the HEAR wrapper, in seconds.
 WINDOW_SECONDS, HOP_SECONDS = 0.16, 0.05
-MOBILE_POOLINGS = ("avg", "max", "add", "cat", "avg_time", "avg_max_time")
+MOST_SECONDS = 3600.0  # of a window, which goes through the network in one piece
 
 
 def open_embedder(
@@ -92,15 +92,20 @@ def _mobile(
 ) -> Embedder:
   import mobile_jax
   from experiments.embedding.mobile import MobileEmbedder
+  from mobile_jax.embeddings import POOLINGS
 
-  _check_pooling(pooling, MOBILE_POOLINGS)
+  _check_pooling(pooling, POOLINGS)
   cfg, variables = mobile_jax.read_model(path, name=model or None)
   if windows:
     least = cfg.mel.min_samples / cfg.mel.sample_rate
-    if not windows[0] >= least:
-      raise UsageError(f"--window {windows[0]:g}: at least {least:.3f} s are needed")
-    if not windows[1] * cfg.mel.sample_rate >= 1:
-      raise UsageError(f"--hop {windows[1]:g}: give seconds, such as --hop {HOP_SECONDS}")
+    if not least <= windows[0] <= MOST_SECONDS:
+      raise UsageError(
+        f"--window {windows[0]:g}: from {least:.3f} to {MOST_SECONDS:g} seconds (an hour)"
+      )
+    if not 1 / cfg.mel.sample_rate <= windows[1] <= MOST_SECONDS:
+      raise UsageError(
+        f"--hop {windows[1]:g}: give seconds, up to {MOST_SECONDS:g}, such as --hop {HOP_SECONDS}"
+      )
   made = MobileEmbedder(
     cfg.with_compute(dtype=dtype),
     variables,

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.audio_files import read_wave
+from experiments.audio_formats import explained
 from experiments.embedding.embedder import Embedder, Embedding
+from experiments.embedding.source import UNKNOWN, Found, compare, source_of
 from experiments.embedding.store import Store
 from experiments.training.progress import ProgressLine, duration
 from pipelines.errors import BadAudio
@@ -25,16 +28,30 @@ WAITING_SECONDS = 1800.0
 RATE_BATCHES = 20
 
 Read = Callable[[Path, int], np.ndarray]
-Batch = list[tuple[str, np.ndarray]]
+
+
+class Taken(NamedTuple):
+  """A recording that was read, f32[s], and its `source_of`."""
+
+  wave: np.ndarray
+  source: str
+
+
+Batch = list[tuple[str, Taken]]
 
 
 @dataclasses.dataclass
 class Report:
-  """What became of the recordings. unusable: id -> reason."""
+  """What became of the recordings. unusable: id -> reason.
+
+  skipped: embedded before. changed: of those to embed, those that had the embedding of another
+  recording of their name.
+  """
 
   total: int
   skipped: int = 0
   made: int = 0
+  changed: int = 0
   audio_seconds: float = 0.0
   unusable: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -50,30 +67,36 @@ def embed_all(
 ) -> Report:
   """Embeds every recording (id -> file) that the store does not have.
 
-  A recording that cannot be read, is too short, or gives no finite embedding is named, counted and
+  A recording that is not the one which the store's embedding of its name was made of is embedded
+  again. One that cannot be read, is too short, or gives no finite embedding is named, counted and
   left out. workers: reading threads, each holding one recording; 0 for one per core, at most 4.
   """
   line = line or ProgressLine()
-  done = store.done(recordings.keys())
-  report = Report(len(recordings), skipped=len(done))
-  left = {name: path for name, path in recordings.items() if name not in done}
+  there = compare(recordings, store.source)
+  report = Report(len(recordings), skipped=len(there.done), changed=len(there.changed))
+  left = {name: path for name, path in recordings.items() if name not in there.done}
+  changed = set(there.changed)
+  for text in notes(there):
+    line.message(text)
   # (time, recordings seen) after the latest batches: what compiles early must not count for long.
   marks = collections.deque([(time.monotonic(), 0)], maxlen=RATE_BATCHES + 1)
 
   def unusable(name: str, reason: str) -> None:
     report.unusable[name] = reason
+    if name in changed:  # what is there is of another recording
+      store.drop(name)
     line.message(f"unusable: {reason if name in reason else f'{name}: {reason}'}")
 
   try:
     for batch in _batches(
       _read_ahead(left, embedder.sample_rate, workers, read), embedder, unusable
     ):
-      made = embedder.embed([wave for _, wave in batch])
-      for (name, wave), found in zip(batch, made, strict=True):
+      made = embedder.embed([taken.wave for _, taken in batch])
+      for (name, (wave, source)), found in zip(batch, made, strict=True):
         if not _finite(found):
           unusable(name, "its embedding is not finite: are its samples within [-1, 1]?")
           continue
-        store.add(name, found)
+        store.add(name, found, source)
         report.made += 1
         report.audio_seconds += len(wave) / embedder.sample_rate
       marks.append((time.monotonic(), report.made + len(report.unusable)))
@@ -83,6 +106,22 @@ def embed_all(
     store.save()
     line.close()
   return report
+
+
+def notes(there: Found) -> list[str]:
+  """What a user should know of embeddings that are there already, a line each."""
+  told = []
+  if there.changed:
+    told.append(
+      f"{len(there.changed):,} of the embeddings that are there were made of other recordings of "
+      f"the same name ({there.changed[0]}, say) and are made again"
+    )
+  if there.unknown:
+    told.append(
+      f"{len(there.unknown):,} embeddings of an older version do not tell which recordings they "
+      "were made of and are taken as they are; delete them to make them again"
+    )
+  return told
 
 
 def progress_text(report: Report, rate: float) -> str:
@@ -109,7 +148,7 @@ def _finite(made: Embedding) -> bool:
 def _read_ahead(
   left: Mapping[str, Path], rate: int, workers: int, read: Read
 ) -> Iterator[tuple[str, Future]]:
-  """(id, wave to come) in order; a few recordings are read before they are asked for."""
+  """(id, `Taken` to come) in order; a few recordings are read before they are asked for."""
   workers = workers or min(4, os.cpu_count() or 1)
   with ThreadPoolExecutor(workers, "read") as pool:
     rest = iter(left.items())
@@ -117,13 +156,25 @@ def _read_ahead(
     try:
       while True:
         for name, path in itertools.islice(rest, workers - len(coming)):
-          coming.append((name, pool.submit(read, path, rate)))
+          coming.append((name, pool.submit(_take, path, rate, read)))
         if not coming:
           return
         yield coming.popleft()
     finally:
       for _, future in coming:
         future.cancel()
+
+
+def _take(path: Path, rate: int, read: Read) -> Taken:
+  # The source comes first: a file that changes in between then differs from it, and is made again.
+  try:
+    source = source_of(path)
+  except OSError:
+    source = UNKNOWN  # reading tells what is wrong
+  try:
+    return Taken(read(path, rate), source)
+  except BadAudio as error:
+    raise BadAudio(explained(path, str(error))) from None
 
 
 def _batches(
@@ -134,14 +185,14 @@ def _batches(
   held = 0
   for name, future in waves:
     try:
-      wave = future.result()
-      group = embedder.group(len(wave))
+      taken = future.result()
+      group = embedder.group(len(taken.wave))
     except BadAudio as error:
       unusable(name, str(error))
       continue
     batch = waiting.setdefault(group, [])
-    batch.append((name, wave))
-    held += len(wave)
+    batch.append((name, taken))
+    held += len(taken.wave)
     full = len(batch) >= embedder.rows(group)
     while waiting and (full or held > WAITING_SECONDS * embedder.sample_rate):
       chosen = group if full else max(waiting, key=lambda g: _samples(waiting[g]))
@@ -152,4 +203,4 @@ def _batches(
 
 
 def _samples(batch: Batch) -> int:
-  return sum(len(wave) for _, wave in batch)
+  return sum(len(taken.wave) for _, taken in batch)

@@ -23,6 +23,7 @@ from mobile_jax.embeddings import (
   LONGEST_SCENE,
   SCENE_HOP,
   Pooling,
+  check_pooling,
   describe_log_mel,
   parts_of,
 )
@@ -54,6 +55,7 @@ class MobileEmbedder:
     timestamps: tuple[float, float] | None = None,
     batch_seconds: float | int = 80.0,
   ):
+    check_pooling(pooling)
     self.cfg, self.variables, self.batch_seconds = cfg, variables, batch_seconds
     self.sample_rate = cfg.mel.sample_rate
     self.parts = parts_of(features, cfg)

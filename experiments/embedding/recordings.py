@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.audio_files import audio_paths
+from experiments.audio_formats import paths_of
 from experiments.training.errors import UsageError
 
 
@@ -22,7 +22,7 @@ def recordings(args: Sequence[str]) -> dict[str, Path]:
   for arg in args:
     root = Path(arg).expanduser()
     prefix = Path(root.resolve().name) if root.is_dir() and len(args) > 1 else Path()
-    for path in audio_paths([arg]):
+    for path in paths_of([arg]):
       inside = path.relative_to(root) if root.is_dir() else Path(path.name)
       name = (prefix / inside).as_posix()
       if name in found and found[name].resolve() != path.resolve():

@@ -1,7 +1,8 @@
 """Where embeddings go: a file for each recording, or one file for all scenes.
 
-Both can be killed at any moment and go on: files appear whole or not at all, what is there counts
-as done, and `settings.json` keeps embeddings of other settings out of the same place.
+Both can be killed at any moment and go on: files appear whole or not at all, each embedding keeps
+which recording it is of (see `source`), and `settings.json` keeps embeddings of other settings out
+of the same place.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from experiments.embedding.embedder import Embedding
+from experiments.embedding.source import UNKNOWN
 from experiments.training.config_io import diff
 from experiments.training.errors import UsageError
 from experiments.training.metrics import write_json
@@ -24,16 +28,24 @@ SETTINGS, UNUSABLE = "settings.json", "unusable.json"
 SINGLE = ".npz"  # --out with this ending means one file
 PARTS = ".parts"
 PART_SECONDS, PART_ROWS = 20.0, 4096
+# What reading an .npz that is damaged or not ours can raise.
+DAMAGED = (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Store(Protocol):
   """Takes embeddings as they are made, in any order."""
 
-  def done(self, ids: Collection[str]) -> set[str]:
-    """Those of `ids` that need no work any more."""
+  def source(self, name: str) -> str | None:
+    """Which recording the embedding of this name is of (`source_of`).
 
-  def add(self, name: str, made: Embedding) -> None:
-    """Takes one."""
+    UNKNOWN for one that was written before sources were kept, None where there is no embedding.
+    """
+
+  def add(self, name: str, made: Embedding, source: str) -> None:
+    """Takes one, in place of another of this name."""
+
+  def drop(self, name: str) -> None:
+    """Forgets the embedding of this name, if there is one."""
 
   def save(self) -> None:
     """Puts on disk what was taken."""
@@ -58,7 +70,7 @@ def open_store(out: str, settings: Mapping[str, Any]) -> Store:
 class Folder:
   """OUT/ID.npz for each recording: `scene`, and `timestamps` and `times_ms` if wanted.
 
-  Each also holds `id` and `settings` (JSON), so that it can be read far from its folder.
+  Each also holds `id`, `source` and `settings` (JSON), so that it can be read far from its folder.
   """
 
   def __init__(self, path: Path, settings: Mapping[str, Any]):
@@ -70,14 +82,23 @@ class Folder:
     """Where the embeddings of a recording are."""
     return self.path / (name + SINGLE)
 
-  def done(self, ids: Collection[str]) -> set[str]:
-    """Recordings that have a file. An empty one, as a power cut can leave, does not count."""
-    return {name for name in ids if _size(self.file(name)) > 0}
+  def source(self, name: str) -> str | None:
+    """As the file has it. A damaged one, as a power cut can leave, does not count."""
+    try:
+      with np.load(self.file(name), allow_pickle=False) as arrays:
+        return str(arrays["source"]) if "source" in arrays else UNKNOWN
+    except DAMAGED:
+      return None
 
-  def add(self, name: str, made: Embedding) -> None:
+  def add(self, name: str, made: Embedding, source: str) -> None:
     """Writes the file."""
     arrays = {field: x for field, x in made._asdict().items() if x is not None}
-    write_npz(self.file(name), {**arrays, "id": name, "settings": self.settings})
+    more = {"id": name, "source": source, "settings": self.settings}
+    write_npz(self.file(name), {**arrays, **more})
+
+  def drop(self, name: str) -> None:
+    """Deletes the file."""
+    self.file(name).unlink(missing_ok=True)
 
   def save(self) -> None:
     """Nothing is held back."""
@@ -88,8 +109,13 @@ class Folder:
     return f"{self.path}: a file for each recording, ID{SINGLE}"
 
 
+class _Row(NamedTuple):
+  scene: np.ndarray
+  source: str
+
+
 class SingleFile:
-  """One file: `ids` [n], `scenes` f32[n, d] and `settings` (JSON).
+  """One file: `ids` [n], `scenes` f32[n, d], `sources` [n] and `settings` (JSON).
 
   Until all is done, the scenes so far are kept in numbered parts in the folder FILE.parts.
   """
@@ -102,27 +128,36 @@ class SingleFile:
     self.path = path
     self.settings = json.dumps(settings)
     self.parts = path.with_name(path.name + PARTS)
-    self.have: dict[str, np.ndarray] = {}
-    self._new: dict[str, np.ndarray] = {}
+    self.have: dict[str, _Row] = {}
+    self._new: set[str] = set()
     self._saved = time.monotonic()
     if path.is_file():
-      ids, scenes, found = _read_scenes(path)
+      rows, found = _read_scenes(path)
       _check_same(path, found, settings)
-      self.have.update(zip(ids, scenes, strict=True))
-    self._complete = set(self.have)
+      self.have |= rows
     if self.parts.is_dir() or not self.have:
       _claim(self.parts, settings)
-    for part in sorted(self.parts.glob(f"*{SINGLE}")):
-      ids, scenes, _ = _read_scenes(part)
-      self.have.update(zip(ids, scenes, strict=True))
+    parts = sorted(self.parts.glob(f"*{SINGLE}"))
+    for part in parts:
+      self.have |= _read_scenes(part)[0]
+    # Whether the file lacks something that is in `have`, or has what is not.
+    self._behind = bool(parts)
 
-  def done(self, ids: Collection[str]) -> set[str]:
-    """Recordings that are in the file or in a part."""
-    return set(ids) & set(self.have)
+  def source(self, name: str) -> str | None:
+    """As the file or a part has it."""
+    row = self.have.get(name)
+    return row.source if row else None
 
-  def add(self, name: str, made: Embedding) -> None:
+  def drop(self, name: str) -> None:
+    """Leaves it out of the file that `finish` writes."""
+    self._behind |= self.have.pop(name, None) is not None
+    self._new.discard(name)
+
+  def add(self, name: str, made: Embedding, source: str) -> None:
     """Keeps the scene, and saves a part now and then."""
-    self._new[name] = self.have[name] = made.scene
+    self.have[name] = _Row(made.scene, source)
+    self._new.add(name)
+    self._behind = True
     if len(self._new) >= PART_ROWS or time.monotonic() - self._saved > PART_SECONDS:
       self.save()
 
@@ -132,27 +167,34 @@ class SingleFile:
     if self._new:
       _claim(self.parts, json.loads(self.settings))
       number = sum(1 for _ in self.parts.glob(f"*{SINGLE}"))
-      self._write(self.parts / f"{number:06d}{SINGLE}", list(self._new))
-      self._new = {}
+      self._write(self.parts / f"{number:06d}{SINGLE}", sorted(self._new))
+      self._new = set()
 
   def finish(self, ids: Sequence[str], unusable: Mapping[str, str]) -> str:
     """Joins the parts to the file. Recordings that it held already stay, behind those asked for."""
     asked = dict.fromkeys(name for name in ids if name in self.have)
     rows = [*asked, *(name for name in self.have if name not in asked)]
     _list_unusable(self.path.with_name(f"{self.path.name}.{UNUSABLE}"), unusable)
-    if set(rows) != self._complete:
+    if self._behind and rows:
       self._write(self.path, rows)
+    elif not rows:
+      self.path.unlink(missing_ok=True)
     for path in [*self.parts.glob(f"*{SINGLE}"), *self.parts.glob(".*"), self.parts / SETTINGS]:
       path.unlink(missing_ok=True)
     if self.parts.is_dir():
       self.parts.rmdir()
     if not rows:
       return f"{self.path}: not written, there is no embedding"
-    return f"{self.path}: {len(rows):,} scenes of {len(self.have[rows[0]])} numbers"
+    return f"{self.path}: {len(rows):,} scenes of {len(self.have[rows[0]].scene)} numbers"
 
   def _write(self, path: Path, names: Sequence[str]) -> None:
-    scenes = np.stack([self.have[name] for name in names])
-    write_npz(path, {"ids": np.array(names), "scenes": scenes, "settings": self.settings})
+    rows = [self.have[name] for name in names]
+    columns = {
+      "ids": np.array(names),
+      "scenes": np.stack([row.scene for row in rows]),
+      "sources": np.array([row.source for row in rows]),
+    }
+    write_npz(path, {**columns, "settings": self.settings})
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -192,13 +234,18 @@ def _short(value: Any) -> str:
   return text if len(text) <= 40 else text[:12] + "..."
 
 
-def _read_scenes(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
+def _read_scenes(path: Path) -> tuple[dict[str, _Row], dict[str, Any]]:
+  """(rows by id, settings)."""
   try:
     with np.load(path, allow_pickle=False) as arrays:
       settings = json.loads(str(arrays["settings"]))
-      return [str(name) for name in arrays["ids"]], arrays["scenes"], settings
-  except (OSError, KeyError, ValueError, EOFError) as error:
-    raise UsageError(f"--out {path}: is no file of ours ({error}); name another --out") from None
+      ids, scenes = arrays["ids"].tolist(), arrays["scenes"]
+      sources = arrays["sources"].tolist() if "sources" in arrays else [UNKNOWN] * len(ids)
+      return dict(zip(ids, map(_Row, scenes, sources), strict=True)), settings
+  except DAMAGED as error:
+    raise UsageError(
+      f"--out {path}: is damaged or no file of ours ({error}); name another --out, or delete it"
+    ) from None
 
 
 def _list_unusable(path: Path, unusable: Mapping[str, str]) -> None:
@@ -206,10 +253,3 @@ def _list_unusable(path: Path, unusable: Mapping[str, str]) -> None:
     write_json(path, [{"recording": name, "reason": why} for name, why in unusable.items()])
   else:
     path.unlink(missing_ok=True)
-
-
-def _size(path: Path) -> int:
-  try:
-    return path.stat().st_size
-  except OSError:
-    return -1

@@ -8,6 +8,7 @@ the same. A sound's embedding does not depend on the other sounds of its call.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +19,12 @@ from dasheng_jax.errors import ConfigError, WeightsError
 from experiments.embedding.dasheng import DashengEmbedder
 from experiments.embedding.mobile import MobileEmbedder
 from experiments.hear import tensors
-from experiments.hear.table import HOP_MS, Row
+from experiments.hear.table import HOP_MS, WINDOW_MS, Row
+from mobile_jax.embeddings import POOLINGS, Pooling
 
 LoadModel = Callable[..., Any]
+# Of the windows of timestamps: what the front end takes, and an hour.
+LEAST_MS, MOST_MS = 17, 3_600_000
 # Environment variables stand in for keywords, because callers pass a path alone.
 VARIABLES = {
   "model_file_path": "HEAR_WEIGHTS",
@@ -58,10 +62,13 @@ def mobile_loader(family: str) -> LoadModel:
         that is installed.
 
     What is not given is taken from the environment: HEAR_WEIGHTS, HEAR_MODEL, HEAR_FEATURES (such
-    as "blocks mel"), HEAR_POOLING, HEAR_WINDOW_MS, HEAR_LIBRARY.
+    as "blocks mel"), HEAR_POOLING, HEAR_WINDOW_MS, HEAR_LIBRARY. Raises ConfigError, by the name of
+    the keyword or of the variable, for a pooling or a window that there is not.
     """
     import mobile_jax
 
+    window = _window_ms(window_ms)
+    pooled = _pooling(pooling)
     path = _weights(model_file_path)
     name = model or _variable("model") or None
     cfg, variables = mobile_jax.read_model(path, name=name, config=config)
@@ -69,16 +76,14 @@ def mobile_loader(family: str) -> LoadModel:
     if found != family:
       raise ConfigError(f"{path}: is a {found} model; load it with experiments.hear.{found}")
     chosen = tuple(features) or tuple(_variable("features").split()) or ("blocks", "mel")
-    window = float(window_ms or _variable("window_ms") or 160)
-    pooled = pooling or _variable("pooling") or "avg"
     made = MobileEmbedder(
       cfg,
       variables,
       features=chosen,
-      pooling=pooled,  # type: ignore[arg-type]
+      pooling=pooled,
       timestamps=(window / 1000, HOP_MS / 1000),
     )
-    size = mobile_jax.embeddings.embedding_size(cfg, chosen, pooled)  # type: ignore[arg-type]
+    size = mobile_jax.embeddings.embedding_size(cfg, chosen, pooled)
     return _model(made, size, library)
 
   return load_model
@@ -150,6 +155,29 @@ def _model(embedder: Any, size: int, library: str) -> Any:
 def _class(library: str) -> type:
   """An empty module: the weights stay with JAX, and moving it to a device moves nothing."""
   return type("HearModel", (tensors.base_class(library),), {})
+
+
+def _window_ms(given: float | int | None) -> float:
+  """What a timestamp sees, in ms: the keyword, the variable, or the default."""
+  value = given if given is not None else _variable("window_ms") or WINDOW_MS
+  try:
+    window = float(value)
+  except (TypeError, ValueError):
+    window = math.nan
+  if not LEAST_MS <= window <= MOST_MS:
+    name = "window_ms" if given is not None else VARIABLES["window_ms"]
+    raise ConfigError(
+      f"{name} is {value!r}; give milliseconds from {LEAST_MS} to {MOST_MS}, such as {WINDOW_MS}"
+    )
+  return window
+
+
+def _pooling(given: str) -> Pooling:
+  found = given or _variable("pooling") or "avg"
+  if found not in POOLINGS:
+    name = "pooling" if given else VARIABLES["pooling"]
+    raise ConfigError(f"{name} is {found!r}; choose from {', '.join(POOLINGS)}")
+  return found
 
 
 def _weights(path: str) -> str:

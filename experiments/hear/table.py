@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from mobile_jax.embeddings import Pooling
 
+# Of timestamps, unless a module says otherwise.
+HOP_MS, WINDOW_MS = 50, 160
+
 
 class Row(NamedTuple):
   """One module: weights by their name in `mobile_jax.MODELS`, and what is taken from them.
@@ -20,10 +23,8 @@ class Row(NamedTuple):
   features: str
   size: int
   pooling: Pooling = "avg"
-  window_ms: int = 160
+  window_ms: int = WINDOW_MS
 
-
-HOP_MS = 50
 
 MODULES: dict[str, Row] = {
   "mn01_all_b_avg_max_time_pool": Row("mn01_as", "blocks", 384, "avg_max_time"),

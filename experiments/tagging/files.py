@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from experiments.audio_files import read_blocks, read_wave
+from experiments.audio_formats import explained
 from experiments.tagging.models import Tagger
 from experiments.tagging.windows import End, Window, cut, lengthened
 from pipelines.errors import BadAudio
 
 # Windows that are read and resampled while the networks run.
 WINDOWS_AHEAD = 16
+NOT_FINITE = "its tags are not finite: are its samples within [-1, 1]?"
 Item = TypeVar("Item")
 
 
@@ -76,6 +78,8 @@ def tag_files(paths: Iterable[Path], tagger: Tagger, plan: Plan) -> Iterator[Tag
       rows = tagger.probabilities(np.stack([wave for _, wave in pending]))
       for (owner, _), row in zip(pending, rows, strict=True):
         owner.rows.append(row)
+        if not owner.error and not np.isfinite(row).all():
+          owner.error = f"{owner.path}: {NOT_FINITE}"
       pending.clear()
 
   for path, piece in ahead(_pieces(paths, tagger, plan), WINDOWS_AHEAD if plan.window else 1):
@@ -92,7 +96,7 @@ def tag_files(paths: Iterable[Path], tagger: Tagger, plan: Plan) -> Iterator[Tag
       if len(pending) == tagger.batch:
         run()
     else:
-      file.read, file.error = True, piece
+      file.read, file.error = True, file.error or piece
     while waiting and waiting[0].complete:
       yield waiting.popleft()
   run()
@@ -123,7 +127,7 @@ def _pieces(
       for window in _windows(path, tagger, plan):
         yield path, window
     except BadAudio as problem:
-      error = str(problem)
+      error = explained(path, str(problem))
     yield path, error
 
 

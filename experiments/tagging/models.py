@@ -20,6 +20,7 @@ from experiments.training.errors import UsageError
 from mobile_jax.inference import log_mel
 from mobile_jax.network import Config, infer
 from mobile_jax.weights.load import config_of
+from pipelines.decode import AUDIO_SUFFIXES
 
 DEFAULT_MODEL = "mn10_as"
 # Compiled programs that are kept; a folder of clips of many lengths needs one for each.
@@ -92,7 +93,10 @@ class Tagger:
     return max(member.cfg.mel.min_samples for member in self.members)
 
   def probabilities(self, waves: Float32[np.ndarray, "n s"]) -> Float32[np.ndarray, "n classes"]:
-    """Of n clips of one length in [-1, 1] at `rate`; n is at least 1."""
+    """Of n clips of one length in [-1, 1] at `rate`; n is at least 1.
+
+    NaN where a logit is not finite, as huge samples make it: an overflow is no probability of 1.
+    """
     self.lengths.add(waves.shape[1])
     found = []
     for first in range(0, len(waves), self.batch):
@@ -102,7 +106,8 @@ class Tagger:
       else:
         filled = np.resize(rows, (self.batch, rows.shape[1]))
         found.append(self._logits(filled)[: len(rows)])
-    return expit(np.concatenate(found))
+    logits = np.concatenate(found)
+    return np.where(np.isfinite(logits), expit(logits), np.float32(np.nan))
 
   def _logits(self, waves: np.ndarray) -> np.ndarray:
     return np.mean(np.stack([member.logits(waves) for member in self.members]), axis=0)
@@ -160,6 +165,8 @@ def _file(path: Path, name: str | None) -> Path:
     if published is None:
       raise UsageError(f"--weights {path} is a folder; name a published --model, or a file")
     path = path / published.file
+  if path.suffix.lower() in AUDIO_SUFFIXES:
+    raise UsageError(f"--weights {path}: is a recording; files go before --weights, or behind --")
   if name is None:
     try:
       config_of(path, None)

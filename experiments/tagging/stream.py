@@ -19,6 +19,7 @@ from pipelines.errors import BadAudio
 
 PcmFormat = Literal["s16le", "f32le"]
 _TYPES: dict[PcmFormat, tuple[str, float]] = {"s16le": ("<i2", 1 / 32768), "f32le": ("<f4", 1.0)}
+STANDARD_INPUT = "standard input"
 CHUNK_BYTES = 1 << 14  # at most, so that a line is not late by more than this
 
 
@@ -33,7 +34,8 @@ class Line(NamedTuple):
 def pcm_waves(source: BinaryIO, fmt: PcmFormat, channels: int, rate: int, target: int):
   """Yields mono f32[s] at `target` Hz from interleaved PCM at `rate` Hz, as soon as it comes.
 
-  A last frame that is not whole is left out. Raises BadAudio for samples that are not finite.
+  A last frame that is not whole is left out. Raises BadAudio, which names standard input, for
+  samples that are not finite.
   """
   kind, scale = _TYPES[fmt]
   size = np.dtype(kind).itemsize * channels
@@ -46,7 +48,10 @@ def pcm_waves(source: BinaryIO, fmt: PcmFormat, channels: int, rate: int, target
     whole = len(data) // size * size
     rest = data[whole:]
     samples = np.frombuffer(data[:whole], kind).astype(np.float32) * np.float32(scale)
-    check_finite(samples)
+    try:
+      check_finite(samples)
+    except BadAudio as error:
+      raise BadAudio(f"{STANDARD_INPUT}: {error}; check --format, which is {fmt}") from None
     wave = mono(samples.reshape(-1, channels))
     yield wave if rate == target else convert.resample_chunk(wave)
   if rate != target:
@@ -96,7 +101,7 @@ def tag_stream(
       source by more than one hop.
     clock: seconds, for tests.
 
-  Raises BadAudio for a stream without a sample.
+  Raises BadAudio for a stream without a sample, and for tags that are not finite.
   """
   ring, since, behind, said = Ring(window), 0, 0.0, False
   for wave in waves:
@@ -114,11 +119,16 @@ def tag_stream(
         said = True
         slow(took)
   if not ring.total:
-    raise BadAudio("standard input: no audio came; pipe raw PCM into it")
+    raise BadAudio(f"{STANDARD_INPUT}: no audio came; pipe raw PCM into it")
   if since:
     yield _line(ring, probabilities, rate, window)
 
 
 def _line(ring: Ring, probabilities: Callable, rate: int, window: int) -> Line:
   end = ring.total / rate
-  return Line(max(0.0, end - window / rate), end, probabilities(ring.window()[None])[0])
+  found = probabilities(ring.window()[None])[0]
+  if not np.isfinite(found).all():
+    raise BadAudio(
+      f"{STANDARD_INPUT}: its tags are not finite; check --format: are its samples within [-1, 1]?"
+    )
+  return Line(max(0.0, end - window / rate), end, found)

@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from experiments.training import config_io, fields
@@ -53,17 +53,43 @@ def parse(
 
   Flags: `--a.b VALUE`, `--a.b=VALUE`, with `-` as good as `_`; a field of several values takes all
   that follow (`--data.source a b`); a switch is `--x`, `--no-x`, `--a.no-x` or `--x false`; `none`
-  empties an optional field. What follows no flag goes to the field marked positional, if any.
+  empties an optional field. What follows no flag goes to the field marked positional, if any, and
+  so does all that stands behind `--`.
 
   Raises UsageError, in one line, for whatever does not fit; exits 0 after printing `--help`.
   """
-  tokens = list(argv)
-  name = _take_config(tokens, registry, default, wants_help="--help" in argv or "-h" in argv)
+  tokens, behind = _split(argv)
+  wants_help = "--help" in tokens or "-h" in tokens
+  name = _take_config(tokens, registry, default, wants_help)
   config = registry[name] if name else next(iter(registry.values()))
-  if "--help" in tokens or "-h" in tokens:
+  if wants_help:
     print(help_text(config, registry, prog=prog, name=name, description=description))
     raise SystemExit(0)
-  return config_io.with_values(config, _read_flags(tokens, config))
+  return config_io.with_values(config, _read_flags(tokens, behind, config))
+
+
+def swallowed(config: Any) -> str:
+  """What to say where the positional values are missing: which flags may have taken them.
+
+  Text that ends a sentence; "" where every other field of several values is empty.
+  """
+  leaves = list(fields.leaves(config))
+  took = [f"--{leaf.path}" for leaf in leaves if leaf.many and leaf.value and not leaf.positional]
+  return _goes_before(" and ".join(took), leaves) if took else ""
+
+
+def _goes_before(flags: str, leaves: Iterable[fields.Leaf]) -> str:
+  place = next((leaf.path.upper() for leaf in leaves if leaf.positional), "")
+  return (
+    f"; all that follows {flags} belongs to it: {place} go before, or behind --" if place else ""
+  )
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """(tokens up to `--`, values behind it)."""
+  tokens = list(argv)
+  at = tokens.index("--") if "--" in tokens else len(tokens)
+  return tokens[:at], tokens[at + 1 :]
 
 
 def _take_config(
@@ -95,7 +121,7 @@ def _suggest(wrong: str, right: Sequence[str] | Mapping[str, Any], dashes: str =
   return f"; choose from {', '.join(dashes + r for r in right)}" if len(right) <= 12 else ""
 
 
-def _read_flags(tokens: list[str], config: Any) -> dict[str, Any]:
+def _read_flags(tokens: list[str], behind: list[str], config: Any) -> dict[str, Any]:
   leaves = {leaf.path: leaf for leaf in fields.leaves(config)}
   values: dict[str, Any] = {}
   loose: list[str] = []
@@ -103,9 +129,6 @@ def _read_flags(tokens: list[str], config: Any) -> dict[str, Any]:
   while i < len(tokens):
     token = tokens[i]
     i += 1
-    if token == "--":
-      loose += tokens[i:]
-      break
     if not re.match(r"--?[A-Za-z]", token):
       loose.append(token)
       continue
@@ -121,15 +144,16 @@ def _read_flags(tokens: list[str], config: Any) -> dict[str, Any]:
       raise UsageError(f"{flag}: takes no value")
     if not taken and not leaf.many:
       raise UsageError(f"{flag}: needs a value, {fields.type_name(leaf.type)}")
-    values[path] = _read(flag, leaf, taken)
-  return values | _positional(loose, leaves)
+    hint = _goes_before(flag, leaves.values()) if leaf.many and len(taken) > 1 else ""
+    values[path] = _read(flag, leaf, taken, hint)
+  return values | _positional(loose + behind, leaves)
 
 
 def _following(rest: list[str], leaf: fields.Leaf) -> list[str]:
   """The values right behind a flag: all of them, one, or for a switch one that reads as such."""
   values = []
   for token in rest:
-    if re.match(r"--?[A-Za-z]|--$", token):
+    if re.match(r"--?[A-Za-z]", token):
       break
     values.append(token)
   if leaf.is_bool:
@@ -163,7 +187,7 @@ def _nearest(path: str, paths: list[str]) -> str:
   return f"did you mean {' or '.join('--' + p for p in near[:3])}?" if near else ""
 
 
-def _read(flag: str, leaf: fields.Leaf, texts: list[str]) -> Any:
+def _read(flag: str, leaf: fields.Leaf, texts: list[str], hint: str = "") -> Any:
   if not fields.settable(leaf.type):
     raise UsageError(f"{flag}: cannot be written on a command line; make a named configuration")
   shown = " ".join(texts)
@@ -172,7 +196,7 @@ def _read(flag: str, leaf: fields.Leaf, texts: list[str]) -> Any:
   except ValueError:
     if len(texts) == 1 and (names := fields.choices(leaf.type)):
       raise UsageError(f"{flag} {shown}: unknown{_suggest(shown, names)}") from None
-    raise UsageError(f"{flag} {shown}: expected {fields.type_name(leaf.type)}") from None
+    raise UsageError(f"{flag} {shown}: expected {fields.type_name(leaf.type)}{hint}") from None
 
 
 def _positional(loose: list[str], leaves: Mapping[str, fields.Leaf]) -> dict[str, Any]:
@@ -249,8 +273,9 @@ def run_main(
   130 after an interrupt. An error that nobody foresaw keeps its trace.
   """
   tokens = list(sys.argv[1:] if argv is None else argv)
-  debug = os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0") or "--debug" in tokens
-  tokens = [t for t in tokens if t != "--debug"]
+  ahead, behind = _split(tokens)
+  debug = os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0") or "--debug" in ahead
+  tokens = [t for t in ahead if t != "--debug"] + (["--", *behind] if behind else [])
 
   def command() -> int:
     config = parse(tokens, registry, prog=prog, default=default, description=description)

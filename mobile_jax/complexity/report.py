@@ -64,13 +64,13 @@ COLUMNS: dict[str, Callable[[Complexity], Any]] = {
 def measure(cfg: MNConfig | DyMNConfig, *, frames: int | None = None, bits: int = 16) -> Complexity:
   """Of a configuration, for one clip of `frames` frames (10 s if None) and numbers of `bits` bits.
 
-  Raises ConfigError for fewer than one frame or bit.
+  Squeeze-and-excitation over time is built anew for that length, whatever `cfg.frames` says: pass
+  `frames=cfg.frames` for a network of another one. Raises ConfigError for fewer than one frame or
+  bit.
   """
   cfg = cfg.with_compute(kernels="xla")
   if frames is None:
-    # Squeeze-and-excitation over time is built for one length.
-    built = cfg.frames if isinstance(cfg, MNConfig) and "t" in cfg.squeezed else None
-    frames = built or cfg.mel.frames(int(SECONDS * cfg.mel.sample_rate))
+    frames = cfg.mel.frames(int(SECONDS * cfg.mel.sample_rate))
   if frames < 1 or bits < 1:
     raise ConfigError(f"frames is {frames} and bits is {bits}; both must be at least 1")
   if isinstance(cfg, MNConfig):

@@ -1,6 +1,8 @@
 """The command: ids, files, going on after a stop, unusable recordings, one line for a mistake."""
 
+import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ import soundfile
 
 from experiments import embed
 from experiments.embed import EmbedConfig
+from experiments.embedding import source
 from experiments.embedding.embedder import Embedding
 from experiments.embedding.load import fingerprint, is_dasheng, open_embedder
 from experiments.embedding.loop import Report, embed_all, progress_text
 from experiments.embedding.recordings import recordings
-from experiments.embedding.store import open_store
+from experiments.embedding.source import compare
+from experiments.embedding.store import open_store, write_npz
 from experiments.training import cli
 from experiments.training.errors import UsageError
 from pipelines.errors import BadAudio
@@ -68,7 +72,7 @@ def test_a_file_for_each_recording(folder, tmp_path, monkeypatch, capsys):
   assert run(folder, out, fake, monkeypatch) == 0
   assert sorted(fake.batches) == [1, 1, 3]
   with np.load(out / "below" / "c.flac.npz") as found:
-    assert sorted(found) == ["id", "scene", "settings", "times_ms", "timestamps"]
+    assert sorted(found) == ["id", "scene", "settings", "source", "times_ms", "timestamps"]
     np.testing.assert_allclose(found["scene"], [1_600, 0.3], rtol=1e-3)
     assert found["timestamps"].shape == (3, 2)
     assert str(found["id"]) == "below/c.flac"
@@ -119,8 +123,97 @@ def test_a_killed_run_goes_on(folder, tmp_path, name):
   report = embed_all(named, rest, store)
   store.finish(list(named), report.unusable)
   assert (report.skipped, report.made) == (2, 3)
-  assert store.done(named) == set(named)
+  assert compare(named, store.source).done == set(named)
   assert not list(tmp_path.rglob("*.part*"))
+
+
+@pytest.fixture
+def other(folder, tmp_path):
+  """A folder with files of the same names; that of d.wav is the same file, byte for byte."""
+  root = tmp_path / "other"
+  root.mkdir()
+  for name, level in (("a.wav", 0.5), ("b.wav", 0.6)):
+    soundfile.write(root / name, np.full(800, level), 8_000)
+  (root / "d.wav").write_bytes((folder / "d.wav").read_bytes())
+  return root
+
+
+def means(out):
+  """Second number of each scene by id."""
+  if out.is_file():
+    with np.load(out) as found:
+      return dict(
+        zip(
+          found["ids"].tolist(), found["scenes"][:, 1].astype(float).round(3).tolist(), strict=True
+        )
+      )
+  return {
+    path.relative_to(out).as_posix().removesuffix(".npz"): round(
+      float(np.load(path)["scene"][1]), 3
+    )
+    for path in out.rglob("*.npz")
+  }
+
+
+@pytest.mark.parametrize("name", ["out", "scenes.npz"])
+def test_another_recording_of_the_same_name(folder, other, tmp_path, monkeypatch, capsys, name):
+  out = tmp_path / name
+  assert run(folder, out, Fake(), monkeypatch) == 0
+  capsys.readouterr()
+  again = Fake()
+  assert run(other, out, again, monkeypatch) == 0
+  told = capsys.readouterr().err
+  assert again.batches == [2]
+  assert "2 of the embeddings that are there were made of other recordings" in told
+  assert "2 embedded (0.00 h), 1 were there, 2 had changed" in told
+  assert means(out) == {
+    "a.wav": 0.5, "b.wav": 0.6, "d.wav": 0.4, "below/a.wav": 0.2, "below/c.flac": 0.3
+  }  # fmt: skip
+  # What cannot be embedded any more does not keep the numbers of what it was.
+  (other / "a.wav").write_bytes(b"RIFF")
+  assert run(other, out, Fake(), monkeypatch) == 1
+  assert sorted(means(out)) == ["b.wav", "below/a.wav", "below/c.flac", "d.wav"]
+  assert run(other, out, Fake(), monkeypatch) == 1
+
+
+@pytest.mark.parametrize("name", ["out", "scenes.npz"])
+def test_embeddings_of_an_older_version_are_taken_as_they_are(
+  folder, other, tmp_path, monkeypatch, capsys, name
+):
+  out = tmp_path / name
+  assert run(folder, out, Fake(), monkeypatch) == 0
+  for path in [out] if out.is_file() else out.rglob("*.npz"):
+    with np.load(path) as found:
+      write_npz(path, {key: found[key] for key in found if not key.startswith("source")})
+  again = Fake()
+  assert run(other, out, again, monkeypatch) == 0
+  assert again.batches == []
+  assert means(out)["a.wav"] == 0
+  assert "3 embeddings of an older version do not tell" in capsys.readouterr().err
+  soundfile.write(other / "new.wav", np.full(800, 0.7), 8_000)
+  assert run(other, out, again, monkeypatch) == 0
+  assert means(out)["new.wav"] == 0.7
+  if out.is_file():
+    assert sorted(np.load(out)["sources"])[:5] == [""] * 5
+
+
+def test_a_source_is_the_size_and_the_ends(tmp_path, monkeypatch):
+  monkeypatch.setattr(source, "END_BYTES", 10)
+  path = tmp_path / "x"
+
+  def of(content):
+    path.write_bytes(content)
+    return source.source_of(path)
+
+  text = bytes(range(40))
+  assert of(text) == of(text)
+  assert of(text).startswith("40:")
+  for at, told in ((0, True), (9, True), (10, False), (29, False), (30, True), (39, True)):
+    edited = text[:at] + b"?" + text[at + 1 :]
+    assert (of(edited) != of(text)) is told, at
+  assert of(text[:20]) != of(text[:19] + b"?")
+  assert of(text[:15]) != of(text[:14] + b"?")
+  assert of(b"") == of(b"") != of(b"?")
 
 
 def test_unusable_recordings_are_named_and_counted(folder, tmp_path, monkeypatch, capsys):
@@ -168,6 +261,21 @@ def test_other_settings_in_the_same_place(folder, tmp_path, monkeypatch):
   with pytest.raises(UsageError, match="no file of ours"):
     run(folder, tmp_path / "other.npz", Fake(), monkeypatch)
   assert (tmp_path / "other.npz").read_text() == "mine"
+
+
+def test_a_damaged_file_of_scenes(folder, tmp_path, monkeypatch):
+  out = tmp_path / "scenes.npz"
+  assert run(folder, out, Fake(), monkeypatch) == 0
+  whole = out.read_bytes()
+  array = io.BytesIO()
+  np.save(array, np.zeros(3))
+  for content in (
+    whole[: len(whole) // 2], whole[:-1], whole[:200] + b"?" * 60 + whole[260:], array.getvalue()
+  ):  # fmt: skip
+    out.write_bytes(content)
+    with pytest.raises(UsageError, match="is damaged or no file of ours") as error:
+      run(folder, out, Fake(), monkeypatch)
+    assert "scenes.npz" in str(error.value)
 
 
 def test_ids(folder, tmp_path):
@@ -228,6 +336,8 @@ def test_a_fingerprint_is_of_content_not_of_how_it_is_computed():
     ("--weights d.pt --model dasheng --out x --pooling avg", "choose from mean, max"),
     ("--weights d.pt --out x", "no such"),
     ("--weights d.pt --out x --workers -1", "--workers at least 0"),
+    ("--weights d.pt --out x --batch_seconds inf", "--batch_seconds inf: give seconds"),
+    ("--weights d.pt --out x --batch_seconds nan", "--batch_seconds nan: give seconds"),
     ("--weight d.pt", "did you mean --weights"),
   ],
 )
@@ -246,6 +356,31 @@ def test_mistakes_are_one_line(folder, flags, message, capsys, tmp_path, monkeyp
   assert message in told
   assert told.count("\n") == 1
   assert not (tmp_path / "x").exists()
+
+
+def test_the_flag_that_took_the_files_is_named(capsys):
+  argv = ["--weights", "w.pt", "--out", "x", "--features", "blocks", "mel", "music/"]
+  with pytest.raises(SystemExit) as left:
+    cli.run_main(embed.main, {"x": EmbedConfig()}, prog="embed", default="x", argv=argv)
+  told = capsys.readouterr().err
+  assert (left.value.code, told.count("\n")) == (2, 1)
+  assert "--features belongs to it: FILES go before, or behind --" in told
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e7, -1.0])
+@pytest.mark.parametrize("flag", ["window", "hop"])
+def test_windows_have_bounds(flag, seconds, monkeypatch):
+  monkeypatch.setattr("mobile_jax.read_model", lambda path, name: (MN, {}))
+  with pytest.raises(UsageError, match=f"--{flag} {re.escape(f'{seconds:g}')}: .*3600"):
+    open_embedder("mn10_as_mAP_471.pt", timestamps=True, **{flag: seconds})
+
+
+def test_formats_that_are_not_read_are_told(folder, tmp_path, monkeypatch, capsys):
+  (folder / "e.m4a").touch()
+  assert run(folder, tmp_path / "out", Fake(), monkeypatch) == 0
+  assert "embed: 1 file is passed over: .m4a cannot be read" in capsys.readouterr().err
+  assert run(folder / "e.m4a", tmp_path / "out", Fake(), monkeypatch) == 1
+  assert "e.m4a: empty file; read are .wav" in capsys.readouterr().err
 
 
 def test_a_dasheng_file(dasheng_fixtures, tmp_path, folder):

@@ -12,6 +12,7 @@ import pytest
 
 import mobile_jax
 from dasheng_jax.errors import ConfigError, WeightsError
+from experiments.embedding.mobile import MobileEmbedder
 from experiments.hear import api, dasheng, dymn, mn, tensors
 from experiments.hear.table import ERRATA, MODULES, Row
 from experiments.training.errors import UsageError
@@ -156,6 +157,32 @@ def test_settings_from_the_environment(tmp_path, monkeypatch):
     "features": ["logits", "b5"], "pooling": "cat", "window_seconds": 0.32, "hop_seconds": 0.05,
   }  # fmt: skip
   assert model.scene_embedding_size == 20 + 2 * 8
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_settings_are_named_before_anything_is_read(monkeypatch):
+  for name, value, message in (
+    ("HEAR_WINDOW_MS", "abc", "HEAR_WINDOW_MS is 'abc'; give milliseconds from 17 to 3600000"),
+    ("HEAR_WINDOW_MS", "inf", "HEAR_WINDOW_MS is 'inf'"),
+    ("HEAR_WINDOW_MS", "1", "HEAR_WINDOW_MS is '1'"),
+    ("HEAR_POOLING", "mean", "HEAR_POOLING is 'mean'; choose from avg, max"),
+  ):
+    with monkeypatch.context() as variables:
+      variables.setenv(name, value)
+      with pytest.raises(ConfigError, match=message):
+        mn.load_model("no.pt")
+  for keyword, message in (
+    ({"window_ms": float("nan")}, "window_ms is nan"),
+    ({"pooling": "bogus"}, "pooling is 'bogus'"),
+  ):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+      dymn.load_model("no.pt", **keyword)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_embedder_without_blocks_checks_the_pooling_too():
+  with pytest.raises(ConfigError, match="pooling is 'bogus'"):
+    MobileEmbedder(MN, {}, features=("mel",), pooling="bogus")
 
 
 def test_dasheng(dasheng_fixtures):

@@ -13,7 +13,7 @@ from experiments.tagging.files import Tagged
 from experiments.tagging.labels import FILE_NAME, find_labels, numbered, top_tags
 from experiments.training import cli
 from experiments.training.errors import UsageError
-from tests.experiments.tag_models import CLASSES, logit, measuring, noise, write
+from tests.experiments.tag_models import CLASSES, Measure, logit, measuring, noise, write
 
 NAMES = ("loud", "louder", "first", "long", "never, ever")
 
@@ -129,6 +129,58 @@ def test_a_folder_with_unusable_files(command, tmp_path):
   assert ["error" in record for record in records] == [False, False, True, False, True]
 
 
+def test_a_file_whose_tags_are_not_finite(command, tmp_path, monkeypatch):
+  """Huge samples overflow in the network; the measuring one stands in for it."""
+  measure = Measure.logits
+
+  def logits(self, waves):
+    found = measure(self, waves)
+    found[waves.max(axis=1) > 1e10, 1] = np.inf
+    found[waves.max(axis=1) > 1e20, 1] = np.nan
+    return found
+
+  monkeypatch.setattr(Measure, "logits", logits)
+  # The windows of the first are in several batches, of which the last ones are sound.
+  for name, wave in {"a": noise(9.0), "b": noise(1.0), "c": noise(1.0)}.items():
+    wave[100] = {"a": 1e12, "b": 1e22, "c": 0.1}[name]
+    write(tmp_path / "set" / f"{name}.wav", wave, subtype="FLOAT")
+  written = [tmp_path / name for name in ("o.json", "o.csv")]
+  code, out, err = command(
+    tmp_path / "set", "--window", 1, "--hop", 1, "--json", written[0], "--csv", written[1]
+  )
+  assert code == 1
+  a, b, summary = err.splitlines()
+  for line, name in ((a, "a.wav"), (b, "b.wav")):
+    path = tmp_path / "set" / name
+    assert line == f"tag: {path}: its tags are not finite: are its samples within [-1, 1]?"
+  assert summary == "tag: 2 of 3 files could not be used"
+  assert out.splitlines()[0].startswith(f"{tmp_path / 'set' / 'c.wav'}, 1.0 s")
+  assert "nan" not in out + written[1].read_text()
+  records = json.loads(written[0].read_text())["files"]
+  assert ["error" in record for record in records] == [True, True, False]
+
+
+def test_formats_that_are_not_read(command, tmp_path):
+  path = tmp_path / "set" / "a.m4a"
+  path.parent.mkdir()
+  path.write_bytes(b"\0\0\0\x20ftypM4A ")
+  code, _, err = command(path)
+  assert (code, err.count("\n")) == (1, 1)
+  assert err.startswith(f"tag: {path}: cannot be decoded")
+  assert "; read are .wav .flac" in err
+  assert "`ffmpeg -i IN.m4a OUT.flac`" in err
+  told = mistake(command, path.parent)
+  assert "holds no audio; looked for .wav" in told
+  assert told.endswith("1 file is passed over: .m4a cannot be read; convert first, as with "
+                       "`ffmpeg -i IN.m4a OUT.flac`")  # fmt: skip
+  write(path.parent / "b.wav", noise(0.5))
+  path.with_name("c.WMA").touch()
+  code, out, err = command(path.parent)
+  assert (code, len(out.splitlines())) == (0, 1 + CLASSES)
+  (line,) = err.splitlines()
+  assert line.startswith("tag: 2 files are passed over: .m4a .wma cannot be read")
+
+
 def test_what_was_done_is_written_when_the_work_stops(tmp_path):
   path = tmp_path / "o.json"
 
@@ -202,9 +254,14 @@ def test_mistakes_at_the_shell(command, tmp_path):
   path = write(tmp_path / "a.wav", noise(0.5))
   for argv, message in {
     (): "name at least one audio file or folder",
+    ("--weights", "a.pt", path): "--weights belongs to it: FILES go before, or behind --",
     (path, "--windw", 4): "--windw: unknown; did you mean --window?",
     (path, "--window", 0): "--window 0: give seconds",
     (path, "--hop", -1): "--hop",
+    (path, "--window", 1e7): "--window 1e+07: give seconds, from 0.02 to 3600 (an hour)",
+    (path, "--window", "nan"): "--window nan: give seconds",
+    (path, "--hop", "inf"): "--hop inf: give seconds",
+    (path, "--round", 1e7): "--round 1e+07: give seconds",
     (path, "--k", 0): "at least one tag",
     (path, "--batch", 0): "--batch 0: at least 1",
     (path, "--round", 1e-9): "--round 1e-09",
@@ -231,6 +288,7 @@ def test_mistakes_in_names_and_files_of_weights(tmp_path):
     ([], [], "mn10_as_mAP_471.pt from https://"),
     ([str(tmp_path)], [], "is a folder; name a published --model"),
     ([str(tmp_path / "mine.pt")], [], "add --model"),
+    ([str(tmp_path / "a.wav")], [], "a.wav: is a recording; files go before --weights"),
     (["a", "b", "c"], ["mn04_as", "mn05_as"], "2 names for 3 weight files"),
     ([str(lost)], ["mn4_as"], "did you mean .*mn04_as"),
   ):

@@ -18,7 +18,7 @@ from experiments.tagging import stream
 from experiments.training import cli
 from pipelines import decode
 from pipelines.errors import BadAudio
-from tests.experiments.tag_models import measuring, noise
+from tests.experiments.tag_models import Measure, measuring, noise
 
 RATE = 32_000
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -60,6 +60,24 @@ def test_samples_that_are_not_finite_end_it():
   data = np.array([0.0, np.nan], "<f4").tobytes()
   with pytest.raises(BadAudio, match="NaN"):
     list(stream.pcm_waves(io.BytesIO(data), "f32le", 1, RATE, RATE))
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1e30])
+def test_a_stream_of_another_format_is_told_where_to_look(monkeypatch, capsys, bad):
+  """Samples that are not finite, and finite ones of which the tags are not."""
+  wave = noise(1.5)[:, 0]
+  wave[40_000] = bad
+  standard_input(monkeypatch, io.BytesIO(wave.astype("<f4").tobytes()))
+  measure = Measure.logits
+  overflowing = lambda self, waves: measure(self, waves) * np.where(waves.max() > 1e20, np.nan, 1)  # noqa: E731
+  monkeypatch.setattr(Measure, "logits", overflowing)
+  assert run(monkeypatch, "--format", "f32le", "--window", "1", "--hop", "1") == 2
+  out, err = capsys.readouterr()
+  assert len(out.splitlines()) == 1
+  last = err.splitlines()[-1]
+  assert last.startswith("tag: error: standard input: ")
+  assert "not finite" in last or "NaN" in last
+  assert "check --format" in last
 
 
 @pytest.mark.parametrize("pushes", [(1, 2, 3), (4, 4, 4), (25,), (10, 3), (7, 7)])

@@ -336,8 +336,23 @@ def test_receptive_field():
   assert field(lambda x: jnp.einsum("bftc,bgtc->bfgt", x, x)) == (math.inf, math.inf)
 
 
+def test_ten_seconds_are_ten_seconds(monkeypatch):
+  """Squeeze-and-excitation over time is built for the clip that is measured, whatever the hop."""
+  seen = []
+
+  def traced(forward, variables, log_mel, **given):
+    seen.append((log_mel.shape[-1], sum(x.size for x in jax.tree.leaves(variables["params"]))))
+    return complexity.Complexity(1, 2, 3, 4, 5, None, None, 6.0, (7, 7))
+
+  monkeypatch.setattr(complexity.report, "measure_function", traced)
+  fast = replace(MN10, se="t", mel=replace(MN10.mel, hop_length=160))
+  for cfg, frames in ((fast, None), (fast, 1000), (replace(MN10, se="t", frames=500), None)):
+    complexity.measure(cfg, frames=frames)
+  assert [frames for frames, _ in seen] == [2000, 1000, 1000]
+  assert seen[0][1] > seen[1][1] == seen[2][1]
+
+
 def test_other_lengths_and_words():
-  # The log-mel's own frames are what time squeeze-and-excitation is built for.
   with pytest.raises(ConfigError, match="frames is 0"):
     complexity.measure(MN10, frames=0)
 

@@ -134,6 +134,11 @@ def test_poolings_of_a_map():
 def test_an_unknown_pooling():
   with pytest.raises(ConfigError, match="pooling is 'mean'; choose from avg, max"):
     pool_map(jnp.ones((1, 2, 2, 2)), "mean")
+  # Without a block nothing is pooled, and the weights need not be read to tell.
+  with pytest.raises(ConfigError, match="pooling is 'bogus'"):
+    load_embedder("no.pt", config=TINY, features="mel", pooling="bogus")
+  with pytest.raises(ConfigError, match="pooling is 'bogus'"):
+    scene_embeddings(TINY, {}, jnp.zeros((1, 6000)), features="mel", pooling="bogus")
 
 
 @pytest.fixture(scope="module")

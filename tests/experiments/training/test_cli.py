@@ -174,6 +174,39 @@ def test_positional_values():
   assert tag.files == ("--odd.wav",)
 
 
+@dataclasses.dataclass(frozen=True)
+class Embed:
+  files: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
+  features: tuple[str, ...] = ()
+  sizes: tuple[int, ...] = ()
+
+
+def embed(*argv):
+  return cli.parse(argv, {"x": Embed()}, prog="embed", default="x")
+
+
+def test_a_flag_of_several_values_ends_at_two_dashes():
+  assert embed("--features", "a", "b", "--", "x.wav") == Embed(("x.wav",), ("a", "b"))
+  assert embed("y.wav", "--features", "--", "x.wav", "--help") == Embed(
+    ("y.wav", "x.wav", "--help")
+  )
+  with pytest.raises(SystemExit) as exit_:
+    cli.run_main(
+      lambda config: 7 if config.files == ("--debug", "--config") else 0,
+      {"x": Embed()}, prog="embed", default="x",
+      argv=["--features", "a", "--", "--debug", "--config"],
+    )  # fmt: skip
+  assert exit_.value.code == 7
+
+
+def test_a_flag_that_took_the_files_is_named():
+  assert cli.swallowed(embed()) == cli.swallowed(embed("--", "x.wav")) == ""
+  told = cli.swallowed(embed("--features", "a", "x.wav"))
+  assert told == "; all that follows --features belongs to it: FILES go before, or behind --"
+  with pytest.raises(UsageError, match="--sizes 1 x.wav: expected INT ...; .*FILES go before"):
+    embed("--sizes", "1", "x.wav")
+
+
 def test_help_lists_configurations_and_fields(capsys, monkeypatch):
   monkeypatch.setenv("COLUMNS", "100")
   with pytest.raises(SystemExit) as caught:

@@ -201,23 +201,24 @@ def _parity(cfg: Convert, found: Found, dest: Path | None) -> int:
     tree = from_torch(Arrays(which.tensors), which.rules, which.target, ignore=which.ignore)
     return jax.tree.map(jnp.asarray, tree)
 
+  tolerance = parity.ROUNDED.get(cfg.dtype) if dest is not None else None
   written = found
   if dest is not None:
     written = open_source(dest, Wishes(found.name or None, heads=cfg.heads or None))
   if cfg.module:
     module = live.load_module(cfg.module)
     state = {name: np.asarray(found.tensors[name].read()) for name in found.tensors}
-    live.load_state(module, state, cfg.paths[0])
-    report = live.check(found.cfg, ours(written), module)
+    live.load_state(module, state, cfg.paths[0], constants=found.constants)
+    report = live.check(found.cfg, ours(written), module, tolerance=tolerance)
   elif cfg.check == "self":
     if dest is None:
       raise UsageError("--check self compares DEST with SOURCE; give DEST, or a golden file")
     wave = default_wave(found.cfg)
     report = parity.compare(
-      stages(found.cfg, ours(written), wave), stages(found.cfg, ours(found), wave)
+      stages(found.cfg, ours(written), wave), stages(found.cfg, ours(found), wave), tolerance
     )
   elif Path(cfg.check).is_file():
-    report = golden.check(found.cfg, ours(written), cfg.check)
+    report = golden.check(found.cfg, ours(written), cfg.check, tolerance)
   else:
     raise UsageError(f"--check {cfg.check}: no such file; give a golden file, or 'self'")
   print(parity.table(report))

@@ -2,7 +2,7 @@
 
     FOLDER/config.json     what the model is; the part under "dasheng_jax" is ours
     FOLDER/README.md       the model card
-    FOLDER/state/0, 1...   every array under our paths (orbax, in parts of 1 GB), or else
+    FOLDER/state/0, 1...   every array under our paths (orbax, in parts of 256 MB), or else
     FOLDER/model*.safetensors   every tensor under official names, in one file or in shards
 
 One folder serves every family: `family` says whose configuration it holds.
@@ -30,7 +30,7 @@ STATE = "state"
 # The key of config.json that is ours, and the version of what stands under it.
 OURS = "dasheng_jax"
 FORMAT = 1
-_PART_BYTES = 1 << 30
+_PART_BYTES = 1 << 28
 _CHUNK_BYTES = 1 << 26
 
 

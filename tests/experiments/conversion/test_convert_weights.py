@@ -19,7 +19,7 @@ from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights.names import FRONT_END
 from dasheng_jax.weights.torch_file import open_torch, write_torch
 from experiments import convert_weights
-from experiments.training.errors import UsageError
+from experiments.training.errors import RunError, UsageError
 from tests.mobile_jax.fixtures import DYMN_NAMES, MN_NAMES
 
 WIDTH = 48
@@ -550,3 +550,31 @@ def test_a_report_on_what_was_written(tiny_state, tmp_path, capsys):
   assert "verdict: ok" in said
   with pytest.raises(UsageError, match="no such file; give a golden file, or 'self'"):
     convert(source, check="nowhere.npz")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_reported_within_its_rounding(dtype, tiny_state, tmp_path, capsys):
+  source = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4)
+  assert convert(source, tmp_path / "b", to="huggingface", dtype=dtype, check="self") == 0
+  assert "verdict: ok" in capsys.readouterr().out
+
+
+def test_a_report_finds_the_block_that_departs(tiny_state, tmp_path, capsys):
+  """Golden outputs of one model beside another whose second block differs."""
+  from experiments.conversion import golden
+  from experiments.conversion.stages import default_wave, stages
+
+  source = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4)
+  embed, params = dasheng_jax.load_encoder(source)
+  cfg = embed.args[0]
+  wave = default_wave(cfg)
+  about = golden.About("dasheng", "this test")
+  golden.write_golden(tmp_path / "g.npz", wave, stages(cfg, params, wave), about)
+  assert convert(source, check=str(tmp_path / "g.npz")) == 0
+  state = dict(tiny_state)
+  state["blocks.1.mlp.fc2.weight"] = state["blocks.1.mlp.fc2.weight"] * np.float32(1.5)
+  other = saved(tmp_path / "other.safetensors", state, num_heads=4)
+  with pytest.raises(RunError, match="shows a departure"):
+    convert(other, check=str(tmp_path / "g.npz"))
+  said = capsys.readouterr().out
+  assert "first departure: block_2" in said

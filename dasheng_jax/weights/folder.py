@@ -21,6 +21,7 @@ import numpy as np
 
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.weights.checksum import checksum
+from dasheng_jax.weights.orbax_arrays import restore_arrays
 from dasheng_jax.weights.safetensors_file import INDEX, WHOLE, open_safetensors, open_sharded
 from dasheng_jax.weights.table import flatten, unflatten
 from dasheng_jax.weights.tensors import Tensor
@@ -135,23 +136,14 @@ def read_state(folder: Path, wanted: Mapping, record: Mapping[str, list]) -> dic
   for number, paths in sorted(homes.items()):
     arrays = _restored_part(folder / STATE / str(number), {path: shapes[path] for path in paths})
     for path in paths:
-      found = np.asarray(arrays[path]) if path in arrays else np.zeros(0)
-      if found.shape != shapes[path].shape or checksum(found) != record[path][2]:
+      if checksum(arrays[path]) != record[path][2]:
         raise WeightsError(f"{folder / STATE}: {path} is damaged; convert the source again")
-      out[path] = found
+    out |= arrays
   return {path: out[path] for path in shapes}
 
 
-def _restored_part(part: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-  import orbax.checkpoint as ocp
-
-  item = unflatten(wanted)
-  how = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
-  args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+def _restored_part(part: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
   try:
-    with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      return flatten(reader.restore(part.absolute(), args=args))
-  except Exception as error:  # orbax and tensorstore raise many kinds for a bad file
-    reason = " ".join((str(error) or type(error).__name__).split())[:200]
-    raise WeightsError(f"{part}: damaged ({reason}); convert the source again") from None
+    return restore_arrays(part, wanted)
+  except WeightsError as error:
+    raise WeightsError(f"{part}: damaged ({error}); convert the source again") from None

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from dasheng_jax.errors import WeightsError
 from dasheng_jax.mae import init_variables
 from dasheng_jax.weights.checksum import checksums
 from dasheng_jax.weights.config_json import restored
+from dasheng_jax.weights.orbax_arrays import restore_arrays
 from dasheng_jax.weights.table import flatten, unflatten
 
 CHECKPOINTS = "checkpoints"
@@ -100,21 +100,10 @@ def _read_meta(step: Path) -> dict[str, Any]:
 
 def _restore(step: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
   """The wanted arrays of the state, by path, on the host."""
-  import orbax.checkpoint as ocp  # takes seconds, which only those who need it should wait
-
-  item = unflatten(wanted)
-  how = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
-  args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
   try:
-    with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      arrays = flatten(reader.restore((step / "state").absolute(), args=args))
-  except Exception as error:  # orbax and tensorstore raise many kinds for a bad file
-    raise WeightsError(_damaged(step, str(error) or type(error).__name__)) from None
-  for path, leaf in wanted.items():
-    if path not in arrays or arrays[path].shape != leaf.shape:
-      raise WeightsError(_damaged(step, f"{path} is not as its meta says"))
-  return {path: np.asarray(arrays[path]) for path in wanted}
+    return restore_arrays(step / "state", wanted)
+  except WeightsError as error:
+    raise WeightsError(_damaged(step, str(error))) from None
 
 
 def _damaged(step: Path, reason: str) -> str:

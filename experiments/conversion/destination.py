@@ -54,7 +54,10 @@ def check_dest(dest: Path, kind: Kind, overwrite: bool) -> None:
     raise WeightsError(f"{dest}: --to {kind} writes a folder; leave {dest.suffix} out")
   if dest.exists() and not overwrite:
     raise WeightsError(f"{dest}: is there already; pass --overwrite or another name")
-  if dest.is_dir() and overwrite and not folders.is_weights_folder(dest) and any(dest.iterdir()):
+  # Many folders hold a config.json: only one that we wrote, or an empty one, may go.
+  if (
+    dest.is_dir() and any(dest.iterdir()) and not folders.our_part(dest, folders.read_config(dest))
+  ):
     raise WeightsError(f"{dest}: is a folder of something else; it is not overwritten")
   if not dest.parent.is_dir():
     raise WeightsError(f"{dest.parent}: no such folder; make it first")

@@ -357,6 +357,7 @@ def test_destinations_that_cannot_be(tiny_state, tmp_path):
   source = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4)
   (tmp_path / "there").mkdir()
   (tmp_path / "there" / "thesis.txt").write_text("dear")
+  (tmp_path / "there" / "config.json").write_text('{"name": "somebody else\'s"}')
   for dest, settings, message in (
     ("b", {}, "its name tells no kind; pass --to"),
     ("b.safetensors", {"to": "orbax"}, "writes a folder; leave .safetensors out"),

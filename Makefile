@@ -43,14 +43,14 @@ demo: $(VENV)/.core  ## pre-train a small model on the embedded corpus: curve, p
 test: lint  ## lint, types and every fast test
 	@XLA_FLAGS="--xla_backend_optimization_level=0 $${XLA_FLAGS:-}" $(PYTEST) -q -n $(JOBS) --dist worksteal $(ARGS)
 
-test-slow: $(VENV)/.dev  ## the proofs that take minutes
-	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m slow $(ARGS)
+test-slow: $(VENV)/.torch  ## the proofs that take minutes, and parity with PyTorch, live
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "slow or torch" $(ARGS)
 
 test-faults: $(VENV)/.dev  ## kill -9, full disks, damaged files
 	@$(PYTEST) -q -m faults $(ARGS)
 
-test-torch: $(VENV)/.torch  ## parity with PyTorch, live
-	@$(PYTEST) -q -n $(JOBS) -k torch $(ARGS)
+test-torch: $(VENV)/.torch  ## the quick ones of these with PyTorch
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "torch and not slow" $(ARGS)
 
 # The sizes go by the environment, because the validator passes a path alone.
 test-hear: $(HEAR)/.hear  ## the public HEAR validator on MN, DyMN and Dasheng

@@ -3,6 +3,7 @@
     python -m experiments.convert_weights dasheng_base.pt dasheng_base --to huggingface
     python -m experiments.convert_weights mn04_as_mAP_432.pt mn04.safetensors
     python -m experiments.convert_weights dasheng_base dasheng_base.pt --check golden.npz
+    python -m experiments.convert_weights mine.pt --module package.model:Network --golden golden.npz
 
 SOURCE is a .pt, .ckpt or .safetensors file, a folder that holds model.safetensors (or shards), one
 of our own folders, or a training run. What it is, is found out and said. Every tensor is checked
@@ -12,9 +13,7 @@ before anything is written, and DEST appears whole or not at all.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +54,8 @@ class Convert:
   check: str = ""
   # PyTorch module to compare with, "package.module:callable"; it is your own code and is run
   module: str = ""
+  # writes golden outputs (.npz, .safetensors) for --check: those of --module, or else ours
+  golden: str = ""
   # replace DEST
   overwrite: bool = False
   # largest file of --to huggingface, such as 5GB or 500MB
@@ -63,10 +64,10 @@ class Convert:
 
 
 def main(cfg: Convert) -> int:
-  """Converts; returns 0, or 1 where a parity report found a departure."""
+  """Converts and returns 0; RunError where a parity report found a departure."""
   from dasheng_jax.weights.table import check
   from dasheng_jax.weights.tensors import Arrays
-  from experiments.conversion import destination
+  from experiments.conversion import destination, verify
   from experiments.conversion.source import Wishes, open_source
   from experiments.conversion.surgery import adjusted
 
@@ -78,6 +79,7 @@ def main(cfg: Convert) -> int:
     destination.check_dest(dest, kind, cfg.overwrite)
     if kind == "orbax" and cfg.dtype != "float32":
       raise UsageError(f"--dtype {cfg.dtype}: our own folders hold float32; leave it out")
+  verify.check_flags(dest, cfg.check, cfg.module, cfg.golden, cfg.overwrite)
   wishes = Wishes(cfg.name or None, cfg.heads or None, cfg.decoder_heads, cfg.temperature or None)
   found = open_source(source, wishes)
   found = adjusted(found, positions=cfg.positions, classes=cfg.classes, seed=cfg.seed)
@@ -93,15 +95,24 @@ def main(cfg: Convert) -> int:
     )
     for file in files:
       print(f"wrote {file}{f' ({file.stat().st_size:,} bytes)' if file.is_file() else ''}")
-  return _parity(cfg, found, dest) if cfg.check or cfg.module else 0
+  if cfg.golden:
+    verify.write_golden(Path(cfg.golden), found, cfg.module, source)
+    print(f"wrote {cfg.golden}")
+  if cfg.check or (cfg.module and not cfg.golden):
+    tolerance = verify.ROUNDED.get(cfg.dtype) if dest is not None else None
+    report = verify.report(found, dest, check=cfg.check, module=cfg.module, tolerance=tolerance)
+    print(verify.table(report))
+    if not report.ok:
+      raise RunError("the parity report shows a departure")
+  return 0
 
 
 def _paths(cfg: Convert) -> tuple[Path, Path | None]:
-  without = cfg.dry_run or cfg.check or cfg.module
+  without = cfg.dry_run or cfg.check or cfg.module or cfg.golden
   if not cfg.paths or len(cfg.paths) > 2:
     raise UsageError("give SOURCE and DEST, such as dasheng_base.pt dasheng_base.safetensors")
   if len(cfg.paths) == 1 and not without:
-    raise UsageError("DEST is missing; with --dry_run or --check SOURCE alone will do")
+    raise UsageError("DEST is missing; with --dry_run, --check or --golden SOURCE alone will do")
   source = Path(cfg.paths[0])
   dest = Path(cfg.paths[1]) if len(cfg.paths) == 2 and not cfg.dry_run else None
   if dest is not None and source.resolve() == dest.resolve():
@@ -163,68 +174,19 @@ def _digest(source: Path) -> dict[str, str]:
   import dasheng_jax
   import mobile_jax
   from dasheng_jax.errors import WeightsError
+  from dasheng_jax.weights.download import digest_of
 
   if not source.is_file():
     return {}
-  sha = hashlib.sha256()
-  for block in _blocks(source):
-    sha.update(block)
+  found = digest_of(source)
   published = {model.file: model.sha256 for model in dasheng_jax.MODELS.values()}
   published |= {tagger.file: tagger.sha256 for tagger in mobile_jax.MODELS.values()}
-  if published.get(source.name) not in (None, sha.hexdigest()):
+  if published.get(source.name) not in (None, found):
     raise WeightsError(
       f"{source}: is not the published file of this name (another sha256); download it again, or "
       "give your own file another name"
     )
-  return {"sha256 of the source": sha.hexdigest()}
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-  with path.open("rb") as file:
-    while block := file.read(1 << 22):
-      yield block
-
-
-def _parity(cfg: Convert, found: Found, dest: Path | None) -> int:
-  """Prints the report on what was written (or on SOURCE without DEST); 1 where it departs."""
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-
-  from dasheng_jax.weights.table import from_torch
-  from dasheng_jax.weights.tensors import Arrays
-  from experiments.conversion import golden, live, parity
-  from experiments.conversion.source import Wishes, open_source
-  from experiments.conversion.stages import default_wave, stages
-
-  def ours(which: Found) -> dict:
-    tree = from_torch(Arrays(which.tensors), which.rules, which.target, ignore=which.ignore)
-    return jax.tree.map(jnp.asarray, tree)
-
-  tolerance = parity.ROUNDED.get(cfg.dtype) if dest is not None else None
-  written = found
-  if dest is not None:
-    written = open_source(dest, Wishes(found.name or None, heads=cfg.heads or None))
-  if cfg.module:
-    module = live.load_module(cfg.module)
-    state = {name: np.asarray(found.tensors[name].read()) for name in found.tensors}
-    live.load_state(module, state, cfg.paths[0], constants=found.constants)
-    report = live.check(found.cfg, ours(written), module, tolerance=tolerance)
-  elif cfg.check == "self":
-    if dest is None:
-      raise UsageError("--check self compares DEST with SOURCE; give DEST, or a golden file")
-    wave = default_wave(found.cfg)
-    report = parity.compare(
-      stages(found.cfg, ours(written), wave), stages(found.cfg, ours(found), wave), tolerance
-    )
-  elif Path(cfg.check).is_file():
-    report = golden.check(found.cfg, ours(written), cfg.check, tolerance)
-  else:
-    raise UsageError(f"--check {cfg.check}: no such file; give a golden file, or 'self'")
-  print(parity.table(report))
-  if not report.ok:
-    raise RunError("the parity report shows a departure")
-  return 0
+  return {"sha256 of the source": found}
 
 
 if __name__ == "__main__":

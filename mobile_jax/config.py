@@ -337,6 +337,14 @@ SIZES: dict[str, MNConfig | DyMNConfig] = {
   **{f"dymn{round(10 * w):02d}": DyMNConfig(width=w) for w in (0.4, 1.0, 2.0)},
 }
 
+# Each family's own configuration, as records of weights name them.
+FAMILIES: dict[str, MNConfig | DyMNConfig] = {"mn": MNConfig(), "dymn": DyMNConfig()}
+
+
+def family_of(cfg: MNConfig | DyMNConfig) -> str:
+  """The key of `FAMILIES` that a configuration belongs to."""
+  return next(name for name, plain in FAMILIES.items() if type(plain) is type(cfg))
+
 
 def named(name: str) -> MNConfig | DyMNConfig:
   """Configuration by name ("mn10", "dymn04"); a wrong name answers with the nearest right ones."""

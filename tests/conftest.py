@@ -1,5 +1,6 @@
 """What every test shares: eight simulated devices, no silent rank promotion, the sample data."""
 
+import importlib.util
 import pathlib
 import signal
 
@@ -16,6 +17,25 @@ make_room_for_cpu_collectives()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Tests marked `torch`, or that ask for its fixture, skip where PyTorch is absent."""
+  absent = importlib.util.find_spec("torch") is None
+  for item in items:
+    if "torch" in getattr(item, "fixturenames", ()):
+      item.add_marker(pytest.mark.torch)
+    if absent and item.get_closest_marker("torch"):
+      item.add_marker(pytest.mark.skip(reason="needs the extra [torch]: make test-torch"))
+
+
+@pytest.fixture(scope="session")
+def torch():
+  """PyTorch itself; published files are its pickles."""
+  import torch
+
+  return torch
 
 
 @pytest.fixture(scope="session")

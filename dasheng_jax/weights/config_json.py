@@ -12,17 +12,20 @@ from dasheng_jax.errors import WeightsError
 def restored(default: Any, saved: Any, where: str) -> Any:
   """`default`, a configuration, with every field as saved; strict about names and types.
 
-  Raises WeightsError that names the field, behind `where`.
+  A field that is absent is younger than the file and keeps its default, which is what the library
+  did before it had the field. Raises WeightsError that names the field, behind `where`.
   """
   names = [field.name for field in dataclasses.fields(default)]
-  if not isinstance(saved, Mapping) or set(saved) != set(names):
-    differing = sorted(set(names) ^ set(saved)) if isinstance(saved, Mapping) else names
+  if not isinstance(saved, Mapping):
+    raise WeightsError(f"{where} holds no configuration; convert the source again")
+  if unknown := [name for name in saved if name not in names]:
     raise WeightsError(
-      f"{where} was saved by another version of this library (it differs in {', '.join(differing)})"
+      f"{where} was saved by another version of this library, which knows {', '.join(unknown)}; "
+      "update the library"
     )
   values = {}
-  for name in names:
-    usual, value = getattr(default, name), saved[name]
+  for name, value in saved.items():
+    usual = getattr(default, name)
     if dataclasses.is_dataclass(usual):
       value = restored(usual, value, f"{where}.{name}")
     elif isinstance(usual, tuple) and isinstance(value, list):
@@ -31,6 +34,6 @@ def restored(default: Any, saved: Any, where: str) -> Any:
       raise WeightsError(f"{where}.{name} is {value!r}, not a {type(usual).__name__}")
     values[name] = value
   try:
-    return type(default)(**values)
+    return dataclasses.replace(default, **values)
   except (ValueError, TypeError) as error:
     raise WeightsError(f"{where}: {error}") from None

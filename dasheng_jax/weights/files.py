@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +22,18 @@ from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig, EncoderConfi
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.models import MODELS
 from dasheng_jax.weights.names import FRONT_END, encoder_rules, front_end_buffers
+from dasheng_jax.weights.record import (
+  OURS,
+  as_note,
+  config_in,
+  content_of,
+  make_record,
+  read_record,
+)
 from dasheng_jax.weights.safetensors_file import open_safetensors, write_safetensors
 from dasheng_jax.weights.table import to_torch
 from dasheng_jax.weights.tensors import Arrays, Tensor, held
 from dasheng_jax.weights.torch_file import open_torch, write_torch
-from pipelines.mel import Clamp
 
 # What an encoder file may carry beside the encoder: the decoder of a complete state and the
 # AudioSet head.
@@ -40,14 +47,13 @@ class EncoderFile(NamedTuple):
   """What an encoder file holds.
 
   state: arrays under official names, without prefixes; each is read when it is asked for. config:
-  the constructor arguments that the file names. clamp: which maximum the dB clamp looked at in
-  training, in files of ours.
+  the constructor arguments that the file names. stored: the configuration itself, in files of ours.
   """
 
   state: Mapping[str, np.ndarray]
   config: dict
   layout: str
-  clamp: str | None = None
+  stored: DashengConfig | None = None
 
   @property
   def tensors(self) -> Mapping[str, Tensor]:
@@ -95,27 +101,12 @@ def encoder_file(path: Path, content: Mapping) -> EncoderFile | None:
   ranks = {"time_pos_embed": 4, "patch_embed.proj.weight": 4}
   if any(name not in state or len(state[name].shape) != rank for name, rank in ranks.items()):
     return None
-  clamp = content.get("clamp")
-  return EncoderFile(Arrays(state), dict(config), layout, clamp if isinstance(clamp, str) else None)
+  stored = config_in(read_record(path, content), {"dasheng": DashengConfig()}, path)
+  return EncoderFile(Arrays(state), dict(config), layout, stored)
 
 
 def _open_safetensors(path: Path) -> dict:
-  return with_notes(*open_safetensors(path))
-
-
-def with_notes(arrays: Mapping[str, Tensor], notes: Mapping[str, str]) -> dict:
-  """Tensors with the configuration that stands in a safetensors file's notes, as a .pt has it."""
-  if "config" not in notes:
-    return dict(arrays)
-  clamp = {"clamp": notes["clamp"]} if "clamp" in notes else {}
-  return {"model": arrays, "config": _parsed(notes["config"]), **clamp}
-
-
-def _parsed(text: str) -> object:
-  try:
-    return json.loads(text)
-  except ValueError:
-    return text
+  return content_of(*open_safetensors(path))
 
 
 def _where_to_find(stem: str) -> str:
@@ -130,14 +121,18 @@ def config_of(
 
   Width, depth and patch come from the tensors. No tensor reveals the number of heads: it comes from
   `heads`, else from the file's own configuration, else from the table of published sizes.
-  WeightsError when none of them knows.
+  WeightsError when none of them knows. A file of ours says the rest too.
   """
   width, _, mel_bins, frames = file.state["patch_embed.proj.weight"].shape
   numbers = [re.match(r"blocks\.(\d+)\.", name) for name in file.state]
   depth = 1 + max((int(match[1]) for match in numbers if match), default=-1)
   published = {(c.encoder.width, c.encoder.depth): c for c in SIZES.values()}
   known = published.get((width, depth))
-  heads = heads or file.config.get("num_heads") or (known.encoder.heads if known else None)
+  stored = file.stored
+  told = stored.encoder.heads if stored else file.config.get("num_heads")
+  if stored and heads and heads != told:
+    raise WeightsError(f"{source}: this model has {told} heads; leave {heads} out")
+  heads = heads or told or (known.encoder.heads if known else None)
   if not heads:
     raise WeightsError(
       f"{source}: the number of heads is in no tensor, and width {width} with depth {depth} "
@@ -151,16 +146,18 @@ def config_of(
       f"{source}: its patches of {mel_bins} x {frames} step by {list(stride)}; overlapping patches "
       "are not Dasheng's"
     )
-  base = known or DashengConfig(decoder=DecoderConfig())
+  base = stored or known or DashengConfig(decoder=DecoderConfig())
   try:
     encoder = EncoderConfig(width, depth, int(heads), ratio, file.state["time_pos_embed"].shape[-1])
     # The official constructor takes the clamp's depth among its arguments; the default is 120 dB.
     top_db = float(file.config.get("top_db") or base.mel.top_db)
-    clamp = cast(Clamp, file.clamp or base.mel.clamp)
-    mel = dataclasses.replace(base.mel, mel_bins=mel_bins, top_db=top_db, clamp=clamp)
-    return dataclasses.replace(base, encoder=encoder, patch_frames=frames, mel=mel)
+    mel = dataclasses.replace(base.mel, mel_bins=mel_bins, top_db=top_db)
+    cfg = dataclasses.replace(base, encoder=encoder, patch_frames=frames, mel=mel)
   except ValueError as error:
     raise WeightsError(f"{source}: {error}") from None
+  if stored and stored != cfg:
+    raise WeightsError(f"{source}: its tensors are not of the model that it says it holds")
+  return cfg
 
 
 def check_front_end(file: EncoderFile, cfg: DashengConfig, source: str) -> None:
@@ -213,9 +210,19 @@ def write_encoder_file(
   Neither needs PyTorch.
   """
   path = Path(path)
-  state, config = official_state(cfg, encoder_variables), official_config(cfg)
-  if path.suffix != ".safetensors":
-    # Not among the constructor's arguments, which have no such name.
-    write_torch(path, {"model": state, "config": config, "clamp": cfg.mel.clamp})
-    return
-  write_safetensors(path, state, {"config": json.dumps(config), "clamp": cfg.mel.clamp})
+  state = official_state(cfg, encoder_variables)
+  write_official(path, state, cfg, make_record("dasheng", cfg))
+
+
+def write_official(
+  path: Path,
+  tensors: Mapping[str, Tensor] | Mapping[str, np.ndarray],
+  cfg: DashengConfig,
+  record: Mapping,
+) -> None:
+  """Tensors under official names with both configurations: the constructor's, and our record."""
+  config = official_config(cfg)
+  if path.suffix == ".safetensors":
+    write_safetensors(path, tensors, {"config": json.dumps(config), **as_note(record)})
+  else:
+    write_torch(path, {"model": tensors, "config": config, OURS: record})

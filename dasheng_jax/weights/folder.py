@@ -10,7 +10,6 @@ One folder serves every family: `family` says whose configuration it holds.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,15 +21,13 @@ import numpy as np
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.weights.checksum import checksum
 from dasheng_jax.weights.orbax_arrays import restore_arrays
+from dasheng_jax.weights.record import OURS, checked, content_of, read_json
 from dasheng_jax.weights.safetensors_file import INDEX, WHOLE, open_safetensors, open_sharded
 from dasheng_jax.weights.table import flatten, unflatten
 from dasheng_jax.weights.tensors import Tensor
 
 CONFIG = "config.json"
 STATE = "state"
-# The key of config.json that is ours, and the version of what stands under it.
-OURS = "dasheng_jax"
-FORMAT = 1
 _PART_BYTES = 1 << 28
 _CHUNK_BYTES = 1 << 26
 
@@ -45,30 +42,12 @@ def is_weights_folder(path: Path) -> bool:
 
 def read_config(folder: Path) -> dict[str, Any]:
   """config.json; an empty dict where there is none. WeightsError where it is damaged."""
-  path = folder / CONFIG
-  if not path.is_file():
-    return {}
-  try:
-    config = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise WeightsError(f"{path}: not readable as JSON ({error}); fetch it again") from None
-  if not isinstance(config, dict):
-    raise WeightsError(f"{path}: holds no group of named values; fetch it again")
-  return config
+  return read_json(folder / CONFIG)
 
 
 def our_part(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
   """What we wrote into a config.json; empty for those of others. WeightsError for newer formats."""
-  ours = config.get(OURS)
-  if ours is None:
-    return {}
-  if not isinstance(ours, dict) or ours.get("format") != FORMAT:
-    raise WeightsError(
-      f"{folder / CONFIG}: written in another format of this library "
-      f"({ours.get('format') if isinstance(ours, dict) else ours!r}, not {FORMAT}); "
-      "convert the source again"
-    )
-  return ours
+  return checked(config.get(OURS), folder / CONFIG)
 
 
 def open_folder_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -78,6 +57,17 @@ def open_folder_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]
   if (folder / WHOLE).is_file():
     return open_safetensors(folder / WHOLE)
   raise WeightsError(f"{folder}: holds neither {WHOLE} nor {INDEX}; fetch the folder again")
+
+
+def open_content(folder: Path) -> dict[str, Any]:
+  """What a folder holds, laid out as in a .pt file; of our own arrays the record alone."""
+  config = read_config(folder)
+  if not (folder / STATE).is_dir():
+    return content_of(*open_folder_tensors(folder), config)
+  ours = our_part(folder, config)
+  if not ours:
+    raise WeightsError(f"{folder}: holds {STATE} without our {CONFIG}; convert the source again")
+  return {OURS: ours}
 
 
 def parts_of(sizes: Mapping[str, int]) -> list[list[str]]:

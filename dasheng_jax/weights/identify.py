@@ -44,6 +44,7 @@ def identify(
   if file is None:
     return None
   source = str(path)
+  stored = file.stored
   cfg = config_of(file, heads, source)
   check_front_end(file, cfg, source)
   said = [f"layout: {file.layout}", _size(cfg), _heads(file, cfg, heads)]
@@ -54,7 +55,7 @@ def identify(
     said.append(f"{COUNTER} is absent, as in files of old converters: written as 0")
   rules, target = encoder_rules(cfg), dict(flatten(encoder_shapes(cfg)))
   if "decoder.mask_token" in tensors:
-    cfg, more = _decoder(tensors, cfg, decoder_heads, source)
+    cfg, more = _decoder(tensors, cfg, decoder_heads, stored, source)
     rules, target = rules + decoder_rules(cfg), target | more
     shape = cfg.decoder
     said.append(f"decoder: width {shape.width}, depth {shape.depth}, {shape.heads} heads")
@@ -98,7 +99,7 @@ def _size(cfg: DashengConfig) -> str:
 def _heads(file: EncoderFile, cfg: DashengConfig, asked: int | None) -> str:
   if asked:
     origin = "as asked"
-  elif file.config.get("num_heads"):
+  elif file.stored or file.config.get("num_heads"):
     origin = "by the file's configuration"
   else:
     origin = "by the table of published sizes, since no tensor tells"
@@ -112,12 +113,18 @@ def _name(cfg: DashengConfig) -> str:
 
 
 def _decoder(
-  tensors: Mapping[str, Tensor], cfg: DashengConfig, heads: int, source: str
+  tensors: Mapping[str, Tensor],
+  cfg: DashengConfig,
+  heads: int,
+  stored: DashengConfig | None,
+  source: str,
 ) -> tuple[DashengConfig, dict]:
   width = tensors["decoder.mask_token"].shape[-1]
   numbers = [re.match(r"decoder\.blocks\.(\d+)\.", name) for name in tensors]
   depth = 1 + max((int(match[1]) for match in numbers if match), default=-1)
   known = {(c.decoder.width, c.decoder.depth): c.decoder.heads for c in SIZES.values()}
+  if stored and (stored.decoder.width, stored.decoder.depth) == (width, depth):
+    known[width, depth] = stored.decoder.heads
   heads = heads or known.get((width, depth), 0)
   if not heads:
     raise WeightsError(

@@ -20,7 +20,6 @@ from dasheng_jax.inference import embed
 from dasheng_jax.mae import init_variables
 from dasheng_jax.models import MODELS
 from dasheng_jax.weights import folder as folders
-from dasheng_jax.weights.config_json import restored
 from dasheng_jax.weights.files import (
   BESIDE,
   EncoderFile,
@@ -28,11 +27,11 @@ from dasheng_jax.weights.files import (
   config_of,
   encoder_file,
   read_encoder_file,
-  with_notes,
 )
 from dasheng_jax.weights.hub import resolve
 from dasheng_jax.weights.names import FRONT_END, encoder_rules
 from dasheng_jax.weights.positions import resize_time_table
+from dasheng_jax.weights.record import config_in, content_of
 from dasheng_jax.weights.run import newest_step, read_checkpoint
 from dasheng_jax.weights.table import from_torch, unflatten
 from pipelines.mel import Clamp
@@ -103,19 +102,19 @@ def _from_folder(folder: Path, heads: int | None) -> tuple[DashengConfig, dict]:
   if ours and ours.get("family") != "dasheng":
     raise WeightsError(f"{folder}: holds a model of family {ours.get('family')!r}, not Dasheng")
   if (folder / folders.STATE).is_dir():
-    cfg = restored(DashengConfig(), ours.get("config"), f"{folder / folders.CONFIG}: dasheng")
+    cfg = config_in(ours, {"dasheng": DashengConfig()}, folder / folders.CONFIG)
+    if cfg is None:
+      raise WeightsError(f"{folder}: holds {folders.STATE} without our {folders.CONFIG}")
+    if heads and heads != cfg.encoder.heads:
+      raise WeightsError(
+        f"{folder}: this model has {cfg.encoder.heads} heads; leave heads={heads} out"
+      )
     arrays = folders.read_state(folder, encoder_shapes(cfg), ours.get("arrays") or {})
     return cfg, unflatten(arrays)
   tensors, notes = folders.open_folder_tensors(folder)
-  content = with_notes(tensors, notes)
-  if "model" not in content and isinstance(config.get("encoder_kwargs"), Mapping):
-    content = {"model": tensors, "config": config["encoder_kwargs"]}
-  file = encoder_file(folder, content)
+  file = encoder_file(folder, content_of(tensors, notes, config))
   if file is None:
     raise WeightsError(f"{folder}: not a Dasheng encoder (it holds {', '.join(list(tensors)[:3])})")
-  if ours and file.clamp is None:
-    stored = restored(DashengConfig(), ours.get("config"), f"{folder / folders.CONFIG}: dasheng")
-    file = file._replace(clamp=stored.mel.clamp)
   return _from_tensors(file, heads, str(folder))
 
 

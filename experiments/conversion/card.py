@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from dasheng_jax.models import MODELS as DASHENG
 from dasheng_jax.weights.files import official_config
-from dasheng_jax.weights.folder import FORMAT, OURS
 from dasheng_jax.weights.found import Found
+from dasheng_jax.weights.record import OURS, make_record
 from dasheng_jax.weights.tensors import itemsize
 from mobile_jax.models import MODELS as MOBILE
 
@@ -39,18 +38,8 @@ def config_json(
       "loss": "BCELoss",
       "encoder_kwargs": official_config(found.cfg),
     }
-  plain = dataclasses.replace(found.cfg, compute=type(found.cfg.compute)())
-  return {
-    **public,
-    OURS: {
-      "format": FORMAT,
-      "family": found.family,
-      "name": found.name,
-      "config": dataclasses.asdict(plain),
-      "source": dict(about),
-      "arrays": dict(arrays),
-    },
-  }
+  record = make_record(found.family, found.cfg, found.name)
+  return {**public, OURS: {**record, "source": dict(about), "arrays": dict(arrays)}}
 
 
 def model_card(found: Found, dest: str, about: Mapping[str, str], kind: str) -> str:

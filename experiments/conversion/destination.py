@@ -20,9 +20,10 @@ import numpy as np
 
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.weights import folder as folders
-from dasheng_jax.weights.files import official_config
+from dasheng_jax.weights.files import write_official
 from dasheng_jax.weights.found import Found
 from dasheng_jax.weights.names import FRONT_END
+from dasheng_jax.weights.record import as_note, beside, make_record
 from dasheng_jax.weights.safetensors_file import write_safetensors, write_sharded
 from dasheng_jax.weights.table import LAYER, flatten, from_torch, unflatten
 from dasheng_jax.weights.tensors import Arrays, Tensor, held
@@ -52,8 +53,9 @@ def check_dest(dest: Path, kind: Kind, overwrite: bool) -> None:
     raise WeightsError(f"{dest}: --to {kind} writes one file; end its name in {suffix}")
   if not suffix and dest.suffix in (".safetensors", ".pt"):
     raise WeightsError(f"{dest}: --to {kind} writes a folder; leave {dest.suffix} out")
-  if dest.exists() and not overwrite:
-    raise WeightsError(f"{dest}: is there already; pass --overwrite or another name")
+  for file in (dest, beside(dest), card_of(dest)) if suffix else (dest,):
+    if file.exists() and not overwrite:
+      raise WeightsError(f"{file}: is there already; pass --overwrite or another name")
   # Many folders hold a config.json: only one that we wrote, or an empty one, may go.
   if (
     dest.is_dir() and any(dest.iterdir()) and not folders.our_part(dest, folders.read_config(dest))
@@ -99,18 +101,21 @@ def _parts(found: Found, tensors: Mapping[str, Tensor]) -> Iterator[dict[str, np
 def _file(
   dest: Path, kind: Kind, found: Found, tensors: Mapping[str, Tensor], about: Mapping[str, str]
 ) -> list[Path]:
-  settings = official_config(found.cfg) if found.family == "dasheng" else {}
-  if kind == "safetensors":
-    notes = {"config": json.dumps(settings), "clamp": found.cfg.mel.clamp} if settings else {}
-    write_safetensors(dest, tensors, notes)
-  elif settings:
-    write_torch(dest, {"model": tensors, "config": settings, "clamp": found.cfg.mel.clamp})
+  record = make_record(found.family, found.cfg, found.name)
+  if found.family == "dasheng":
+    write_official(dest, tensors, found.cfg, record)
+  elif kind == "safetensors":
+    write_safetensors(dest, tensors, as_note(record))
   else:
     write_torch(dest, tensors)
-  card, config = dest.with_suffix(".md"), dest.with_suffix(".config.json")
-  config.write_text(json.dumps(config_json(found, about, {}), indent=2) + "\n")
-  card.write_text(model_card(found, dest.name, about, kind))
-  return [dest, config, card]
+  beside(dest).write_text(json.dumps(config_json(found, about, {}), indent=2) + "\n")
+  card_of(dest).write_text(model_card(found, dest.name, about, kind))
+  return [dest, beside(dest), card_of(dest)]
+
+
+def card_of(file: Path) -> Path:
+  """The model card of a file."""
+  return file.with_name(f"{file.name}.md")
 
 
 def official_tensors(found: Found, dtype: Dtype) -> dict[str, Tensor]:

@@ -276,6 +276,18 @@ def check(
   """
   wave = default_wave(cfg) if wave is None else wave
   ours = stages(cfg, variables, wave)
+  theirs, notes = outputs(cfg, ours, module, wave)
+  return compare(ours, theirs, tolerance, notes)
+
+
+def outputs(
+  cfg: Config, ours: Stages, module: Any, wave: Float[np.ndarray, "b s"]
+) -> tuple[Stages, list[str]]:
+  """(what a filled module makes of a wave at our stages, notes on how it was run).
+
+  ours: our stages of the same wave. A module without a front end is given our log-mel, and has no
+  stage of this name.
+  """
   notes = [f"live outputs by {type(module).__name__}, torch {_torch().__version__}"]
   if isinstance(cfg, DyMNConfig) and (count := set_temperature(module, cfg.temperature)):
     notes.append(f"temperature {cfg.temperature:g} set in {count} dynamic convolutions")
@@ -287,7 +299,7 @@ def check(
   theirs = live_stages(module, wave, names, log_mel)
   if LOG_MEL not in theirs:
     notes.append("the module has no front end and was given our log-mel")
-  return compare(ours, theirs, tolerance, notes)
+  return theirs, notes
 
 
 def _torch() -> Any:

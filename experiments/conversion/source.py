@@ -19,8 +19,6 @@ from dasheng_jax.config import DashengConfig
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.models import MODELS as DASHENG
 from dasheng_jax.weights import folder as folders
-from dasheng_jax.weights.config_json import restored
-from dasheng_jax.weights.files import with_notes
 from dasheng_jax.weights.found import Found
 from dasheng_jax.weights.hub import resolve
 from dasheng_jax.weights.identify import identify as identify_dasheng
@@ -31,24 +29,21 @@ from dasheng_jax.weights.names import (
   encoder_rules,
   front_end_buffers,
 )
+from dasheng_jax.weights.record import OURS, config_in, content_of
 from dasheng_jax.weights.run import newest_step, read_checkpoint
 from dasheng_jax.weights.safetensors_file import open_safetensors
 from dasheng_jax.weights.table import flatten, to_torch_tensors, unflatten
 from dasheng_jax.weights.tensors import held
 from dasheng_jax.weights.torch_file import open_torch
-from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax.config import FAMILIES, DyMNConfig
 from mobile_jax.models import MODELS as MOBILE
 from mobile_jax.network import shapes as mobile_shapes
 from mobile_jax.weights.identify import identify as identify_mobile
 from mobile_jax.weights.names import buffers as mobile_constants
 from mobile_jax.weights.names import rules as mobile_rules
 
-# The configuration class of every family; their fields stand in our config.json.
-CONFIGS: Mapping[str, Any] = {
-  "dasheng": DashengConfig(),
-  "mn": MNConfig(),
-  "dymn": DyMNConfig(),
-}
+# A configuration of every family; their fields stand in our records.
+CONFIGS: Mapping[str, Any] = {"dasheng": DashengConfig(), **FAMILIES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +67,14 @@ def open_source(path: Path, wishes: Wishes) -> Found:
     return _folder(path, wishes)
   if path.suffix == ".safetensors":
     tensors, notes = open_safetensors(path)
-    return _identified(path, with_notes(tensors, notes), wishes)
+    return _identified(path, content_of(tensors, notes), wishes)
   return _identified(path, open_torch(path), wishes)
 
 
-def _identified(path: Path, content: Mapping, wishes: Wishes, config: Any = None) -> Found:
+def _identified(path: Path, content: Mapping, wishes: Wishes) -> Found:
   found = identify_dasheng(path, content, heads=wishes.heads, decoder_heads=wishes.decoder_heads)
   if found is None:
-    found = identify_mobile(
-      path, content, name=wishes.name, config=config, temperature=wishes.temperature
-    )
+    found = identify_mobile(path, content, name=wishes.name, temperature=wishes.temperature)
   if found is None:
     names = [name for name in _inside(content) if isinstance(name, str)]
     shown = ", ".join(names[:3]) or "no tensor at all"
@@ -103,21 +96,10 @@ def _folder(path: Path, wishes: Wishes) -> Found:
     if (path / name).is_file():
       return open_source(path / name, wishes)
   if folders.is_weights_folder(path):
-    config = folders.read_config(path)
-    ours = folders.our_part(path, config)
-    stored = _stored_config(path, ours)
-    name = str(ours.get("name", ""))
+    content = folders.open_content(path)
     if (path / folders.STATE).is_dir():
-      if stored is None:
-        raise WeightsError(f"{path}: holds {folders.STATE} without our {folders.CONFIG}")
-      return _from_state(path, ours, stored)
-    tensors, notes = folders.open_folder_tensors(path)
-    content = with_notes(tensors, notes)
-    if "model" not in content and config.get("encoder_kwargs"):
-      content = {"model": tensors, "config": config["encoder_kwargs"]}
-      content |= {"clamp": ours["config"]["mel"]["clamp"]} if ours else {}
-    found = _identified(path, content, wishes, stored)
-    return found._replace(name=found.name or name)
+      return _from_state(path, content[OURS], wishes)
+    return _identified(path, content, wishes)
   step = newest_step(path)
   if step is None:
     raise WeightsError(
@@ -130,18 +112,11 @@ def _folder(path: Path, wishes: Wishes) -> Found:
   )
 
 
-def _stored_config(path: Path, ours: Mapping[str, Any]) -> Any:
-  if not ours:
-    return None
-  family = str(ours.get("family"))
-  if family not in CONFIGS:
-    raise WeightsError(
-      f"{path / folders.CONFIG}: family {family!r} is none of {', '.join(CONFIGS)}"
-    )
-  return restored(CONFIGS[family], ours.get("config"), f"{path / folders.CONFIG}: {family}")
-
-
-def _from_state(path: Path, ours: Mapping, cfg: Any) -> Found:
+def _from_state(path: Path, ours: Mapping, wishes: Wishes) -> Found:
+  cfg = config_in(ours, CONFIGS, path / folders.CONFIG)
+  _check_wishes(path, cfg, wishes)
+  if isinstance(cfg, DyMNConfig) and wishes.temperature:
+    cfg = dataclasses.replace(cfg, temperature=wishes.temperature)
   record = ours.get("arrays")
   if not isinstance(record, Mapping):
     raise WeightsError(f"{path / folders.CONFIG}: lists no arrays; convert the source again")
@@ -149,6 +124,22 @@ def _from_state(path: Path, ours: Mapping, cfg: Any) -> Found:
   arrays = folders.read_state(path, target, record)
   made = _from_arrays(ours["family"], cfg, arrays, "our own folder", ())
   return made._replace(name=str(ours.get("name", "")))
+
+
+def _check_wishes(path: Path, cfg: Any, wishes: Wishes) -> None:
+  """WeightsError where the user asks for another model than the one that was stored."""
+  if wishes.name:
+    raise WeightsError(f"{path}: its {folders.CONFIG} says what it is; leave --name out")
+  if wishes.temperature and not isinstance(cfg, DyMNConfig):
+    raise WeightsError(f"{path}: --temperature is of DyMN's dynamic convolutions; leave it out")
+  for flag, asked, part in (
+    ("heads", wishes.heads, "encoder"),
+    ("decoder_heads", wishes.decoder_heads, "decoder"),
+  ):
+    stored = getattr(getattr(cfg, part, None), "heads", None)
+    if asked and asked != stored:
+      has = f"this model has {stored}" if stored else "this model has none"
+      raise WeightsError(f"{path}: {has}; leave --{flag} {asked} out")
 
 
 def _target(family: str, cfg: Any, record: Mapping[str, list]) -> Mapping:

@@ -9,11 +9,12 @@ from typing import Any
 
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights.found import Found
+from dasheng_jax.weights.record import read_record
 from dasheng_jax.weights.tensors import Tensor
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 from mobile_jax.models import MODELS
 from mobile_jax.network import Config, shapes
-from mobile_jax.weights.load import classes_in, state_of, without_constants
+from mobile_jax.weights.load import classes_in, recorded, state_of, without_constants
 from mobile_jax.weights.names import buffers, rules
 
 # Settings that leave no trace in any tensor; a published name implies them.
@@ -25,13 +26,12 @@ def identify(
   content: Mapping[str, Any],
   *,
   name: str | None = None,
-  config: Config | None = None,
   temperature: float | None = None,
 ) -> Found | None:
   """The description of an opened weight file, or None where it is neither MN nor DyMN.
 
-  name: of `MODELS` or `SIZES`; default: by file name, else by the tensors. config: the
-  configuration itself, in place of a name. Raises WeightsError where the tensors contradict it.
+  name: of `MODELS` or `SIZES`; default: as a file of ours says, else by file name, else by the
+  tensors. Raises WeightsError where the tensors contradict it.
   """
   state = state_of(content)
   family = "dymn" if "in_c.0.weight" in state.tensors else "mn"
@@ -39,9 +39,11 @@ def identify(
   if first not in state.tensors or len(state.tensors[first].shape) != 4:
     return None
   source = str(path)
-  known = name or _by_file(path)
-  if config is not None:
-    cfg, said = config, ["configuration: as stored beside the weights"]
+  record = {} if name else read_record(path, content)
+  known = name or str(record.get("name", "")) or _by_file(path)
+  stored = recorded(record, path)
+  if stored is not None:
+    cfg, said = stored, ["configuration: as stored with the weights"]
   elif known:
     cfg = SIZES[known] if known in SIZES else MODELS[known].config
     origin = "as asked" if name else "by the file's name"
@@ -145,29 +147,49 @@ def _mn(tensors: Mapping[str, Tensor], width: float, tail: bool) -> MNConfig:
     cfg = dataclasses.replace(cfg, head="attention", attention_heads=heads)
   elif "classifier.5.bias" not in tensors and "classifier.0.weight" in tensors:
     cfg = dataclasses.replace(cfg, head="fully_convolutional")
-  return dataclasses.replace(cfg, se=_squeezed(tensors, cfg))
+  cfg = dataclasses.replace(cfg, se=_squeezed(tensors, cfg))
+  return dataclasses.replace(cfg, frames=_frames(tensors, cfg)) if "t" in cfg.squeezed else cfg
 
 
 def _squeezed(tensors: Mapping[str, Tensor], cfg: MNConfig) -> str:
   """Axes of squeeze-and-excitation, by what the last block's layers take in."""
   last = cfg.blocks[-1]
-  prefix = f"features.{last.number}."
-  sizes = {
-    int(name.split(".conc_se_layers.")[1].split(".")[0]): tensor.shape[1]
-    for name, tensor in tensors.items()
-    if name.startswith(prefix) and ".conc_se_layers." in name and name.endswith(".fc1.weight")
-  }
+  rows, _ = cfg.sizes(cfg.mel.mel_bins, cfg.frames)[last.number]
   axes = ""
-  for _, size in sorted(sizes.items()):
+  for _, size in sorted(_excited(tensors, last.number).items()):
     if size == last.expanded and "c" not in axes:
       axes += "c"
     else:
-      axes += "f" if size <= _ROWS and "f" not in axes else "t"
+      axes += "f" if size == rows and "f" not in axes else "t"
   return axes or "none"
 
 
-# Frequencies that the last block has at most, with any strides and bands; times are more.
-_ROWS = 16
+def _excited(tensors: Mapping[str, Tensor], number: int) -> dict[int, int]:
+  """Inputs of each squeeze-and-excitation of a block, by its place."""
+  return {
+    int(name.split(".conc_se_layers.")[1].split(".")[0]): tensor.shape[1]
+    for name, tensor in tensors.items()
+    if name.startswith(f"features.{number}.")
+    and ".conc_se_layers." in name
+    and name.endswith(".fc1.weight")
+  }
+
+
+def _frames(tensors: Mapping[str, Tensor], cfg: MNConfig) -> int:
+  """A length of log-mel that gives the sizes of time SE; several may, and they compute the same."""
+  place = cfg.squeezed.index("t")
+  wanted = {
+    block.number: _excited(tensors, block.number).get(place) for block in cfg.blocks if block.se
+  }
+  for frames in (cfg.frames, *range(100, _LONGEST, 100), *range(1, _LONGEST)):
+    sizes = cfg.sizes(cfg.mel.mel_bins, frames)
+    if all(sizes[number][1] == size for number, size in wanted.items()):
+      return frames
+  return cfg.frames
+
+
+# Frames of a minute at the usual hop: longer clips are not looked for.
+_LONGEST = 6001
 
 
 def _dymn(tensors: Mapping[str, Tensor], width: float) -> DyMNConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,13 +16,21 @@ import numpy as np
 
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights import folder as folders
-from dasheng_jax.weights.config_json import restored
 from dasheng_jax.weights.hub import resolve
+from dasheng_jax.weights.record import (
+  OURS,
+  as_note,
+  beside,
+  config_in,
+  content_of,
+  make_record,
+  read_record,
+)
 from dasheng_jax.weights.safetensors_file import open_safetensors, write_safetensors
 from dasheng_jax.weights.table import flatten, from_torch, to_torch, unflatten
 from dasheng_jax.weights.tensors import Arrays, Tensor
 from dasheng_jax.weights.torch_file import open_torch, write_torch
-from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.config import FAMILIES, SIZES, DyMNConfig, MNConfig, family_of
 from mobile_jax.inference import tag
 from mobile_jax.models import MODELS
 from mobile_jax.network import Config, init_variables, shapes
@@ -86,36 +95,30 @@ def read_model(
   """(configuration, variables on the device); see `load_model`."""
   name = name or (str(path) if str(path) in MODELS and not Path(path).exists() else None)
   path = resolve(path, MODELS)
-  folder = folders.is_weights_folder(path)
-  if config is not None:
-    cfg = config
-  else:
-    cfg = _stored_config(path) if folder and name is None else config_of(path, name)
+  content = open_content(path)
+  cfg = config
+  if cfg is None and name is None:
+    cfg = recorded(read_record(path, content), path)
+  if cfg is None:
+    cfg = config_of(path, name)
   if temperature is not None:
     if not isinstance(cfg, DyMNConfig):
       raise ConfigError("temperature is of DyMN's dynamic convolutions; MN has none")
     cfg = dataclasses.replace(cfg, temperature=temperature)
-  if folder:
-    return _from_folder(path, cfg, classes, key)
-  return _from_state(open_state(path), cfg, str(path), classes, key)
+  if (path / folders.STATE).is_dir():
+    return _from_our_folder(path, cfg, content[OURS], classes, key)
+  return _from_state(state_of(content), cfg, str(path), classes, key)
 
 
-def _stored_config(folder: Path) -> Config:
-  ours = folders.our_part(folder, folders.read_config(folder))
-  default: Any = {"mn": MNConfig(), "dymn": DyMNConfig()}.get(ours.get("family", ""))
-  if default is None:
-    raise WeightsError(f"{folder}: its {folders.CONFIG} names no MN or DyMN of ours")
-  return restored(default, ours.get("config"), f"{folder / folders.CONFIG}: {ours['family']}")
+def recorded(record: Mapping[str, Any], where: Path) -> Config | None:
+  """The configuration in a record of `dasheng_jax.weights.record`; None for an empty one."""
+  return config_in(record, FAMILIES, where)
 
 
-def _from_folder(
-  folder: Path, cfg: Config, classes: int | None, key: jax.Array | None
+def _from_our_folder(
+  folder: Path, cfg: Config, record: Mapping, classes: int | None, key: jax.Array | None
 ) -> tuple[Config, dict]:
-  if not (folder / folders.STATE).is_dir():
-    tensors, _ = folders.open_folder_tensors(folder)
-    return _from_state(state_of(tensors), cfg, str(folder), classes, key)
-  ours = folders.our_part(folder, folders.read_config(folder))
-  tree = unflatten(folders.read_state(folder, shapes(cfg), ours.get("arrays") or {}))
+  tree = unflatten(folders.read_state(folder, shapes(cfg), record.get("arrays") or {}))
   if classes is not None and classes != cfg.classes:
     cfg = dataclasses.replace(cfg, classes=classes)
     tree = _with_fresh_head(cfg, tree, jax.random.key(0) if key is None else key)
@@ -149,18 +152,16 @@ def config_of(path: Path, name: str | None) -> Config:
   return known
 
 
-def open_state(path: Path) -> Arrays:
-  """The state dict of a `.pt` or `.safetensors` file, without the prefixes of trainers.
-
-  Each array is read when it is asked for.
-  """
+def open_content(path: Path) -> dict[str, Any]:
+  """What a `.pt` or `.safetensors` file or a folder holds; no array is read before it is needed."""
+  if folders.is_weights_folder(path):
+    return folders.open_content(path)
   if not path.is_file():
     known = {m.file: m for m in MODELS.values()} | MODELS
     where = known.get(path.name) or known.get(path.stem)
     hint = f"; download {where.file} from {where.url}" if where else ""
     raise WeightsError(f"{path}: no such weight file{hint}")
-  safe = path.suffix == ".safetensors"
-  return state_of(open_safetensors(path)[0] if safe else open_torch(path))
+  return content_of(*open_safetensors(path)) if path.suffix == ".safetensors" else open_torch(path)
 
 
 def state_of(content: Mapping[str, Any]) -> Arrays:
@@ -211,11 +212,14 @@ def fresh_head(cfg: Config, key: jax.Array) -> dict[str, jax.Array]:
 def write_model(path: str | os.PathLike, cfg: Config, variables: Mapping) -> None:
   """Writes a state dict of the released code, as `.pt` or `.safetensors`, whole or not at all.
 
-  Neither needs PyTorch. Raises ConfigError for ablations that the released code cannot hold.
+  Neither needs PyTorch. The configuration goes into a `.safetensors` file, and beside a `.pt` as
+  FILE.config.json. Raises ConfigError for ablations that the released code cannot hold.
   """
   path = Path(path)
   state = {**to_torch(variables, rules(cfg)), **buffers(cfg)}
+  record = make_record(family_of(cfg), cfg)
   if path.suffix == ".safetensors":
-    write_safetensors(path, state, {})
-  else:
-    write_torch(path, state)
+    write_safetensors(path, state, as_note(record))
+    return
+  write_torch(path, state)
+  beside(path).write_text(json.dumps({OURS: record}, indent=2) + "\n")

@@ -111,9 +111,11 @@ def test_both_agree_on_the_gradient_of_the_input(gradients):
   np.testing.assert_allclose(gradients["exact"][1], gradients["torch_cpu"][1], atol=1e-5)
 
 
+@pytest.mark.torch
 def test_torch_itself_has_both(case):
   """Live: PyTorch gives one or the other, depending on the memory layout of its input."""
-  torch = pytest.importorskip("torch")
+  import torch
+
   draw = torch.Generator().manual_seed(0)
   frames = torch.randn(2, FRAMES, BINS, generator=draw).transpose(1, 2)  # bins innermost
   weight = torch.randn(2, 1, BINS, FRAMES, generator=draw)

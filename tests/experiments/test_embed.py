@@ -383,8 +383,8 @@ def test_formats_that_are_not_read_are_told(folder, tmp_path, monkeypatch, capsy
   assert "e.m4a: empty file; read are .wav" in capsys.readouterr().err
 
 
+@pytest.mark.torch
 def test_a_dasheng_file(dasheng_fixtures, tmp_path, folder):
-  pytest.importorskip("torch")  # the file is a pickle
   embedder = open_embedder(str(dasheng_fixtures / "tiny_dasheng.pt"), timestamps=True)
   assert embedder.settings["family"] == "dasheng"
   store = open_store(str(tmp_path / "out"), embedder.settings)

@@ -185,8 +185,8 @@ def test_an_embedder_without_blocks_checks_the_pooling_too():
     MobileEmbedder(MN, {}, features=("mel",), pooling="bogus")
 
 
+@pytest.mark.torch
 def test_dasheng(dasheng_fixtures):
-  pytest.importorskip("torch")  # the file is a pickle
   model = dasheng.load_model(str(dasheng_fixtures / "tiny_dasheng.pt"), library="numpy")
   assert (model.sample_rate, model.scene_embedding_size) == (16_000, 48)
   audio = np.stack([noise(8_000), 0.01 * noise(8_000, 1)])
@@ -208,7 +208,7 @@ PLACES = {
 
 
 @pytest.fixture(scope="module")
-def published(shared):
+def published(shared, torch):
   """(model of everything in mn04, recorded arrays, clips)."""
   import soundfile
 
@@ -218,7 +218,6 @@ def published(shared):
   with np.load(folder / "mn04_hear.npz") as file:
     recorded = dict(file)
   config = mobile_jax.MODELS["mn04_as"].config.with_compute(kernels="xla")
-  pytest.importorskip("torch")  # the file is a pickle
   path = folder / "mn04_as_mAP_432.pt"
   model = mn.load_model(str(path), config=config, features=EVERYTHING, library="numpy")
   clips = {

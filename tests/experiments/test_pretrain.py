@@ -113,8 +113,10 @@ def test_the_exported_encoder_is_the_moving_average_of_the_state(unbroken):
   assert embed(params, jnp.zeros((1, 6400))).shape == (1, 10, 32)
 
 
+@pytest.mark.torch
 def test_torch_reads_the_exported_encoder(unbroken):
-  torch = pytest.importorskip("torch")
+  import torch
+
   folder, _ = unbroken
   file = torch.load(folder / "export" / "encoder.pt", map_location="cpu", weights_only=True)
   assert file["config"]["embed_dim"] == 32

@@ -52,8 +52,8 @@ def test_clips_of_equally_many_frames_share_an_exact_program(variables):
 
 
 @pytest.mark.slow
+@pytest.mark.torch
 def test_weights_of_one_ensemble_must_fit_each_other(variables, tmp_path):
-  pytest.importorskip("torch")  # the file is a pickle
   first, second = tmp_path / "mn01_as_mAP_298.pt", tmp_path / "other.safetensors"
   write_model(first, SMALL, variables)
   write_model(second, SMALL, variables)

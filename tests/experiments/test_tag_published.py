@@ -13,11 +13,10 @@ TOLERANCE = 2e-4
 
 
 @pytest.fixture(scope="module")
-def published():
+def published(torch):
   from tests.conftest import SHARED
 
   folder = SHARED / "fixtures" / "mobile"
-  pytest.importorskip("torch")  # the file is a pickle
   if not (folder / "mn04_as_mAP_432.pt").is_file():
     pytest.skip("needs the published weights and clips in fixtures/mobile beside the repository")
   return folder

@@ -37,8 +37,7 @@ CLOSE = 2e-4
 
 
 @pytest.fixture(scope="module")
-def checkpoint(mobile_fixtures):
-  pytest.importorskip("torch")
+def checkpoint(mobile_fixtures, torch):
   return mobile_fixtures / FILE
 
 

@@ -20,6 +20,7 @@ from dasheng_jax.weights.load import load_encoder, read_encoder
 from dasheng_jax.weights.torch_file import read_torch, write_torch
 from tests.dasheng_jax.conftest import TINY
 from tests.dasheng_jax.fixtures import golden, worst
+from tests.state_dicts import SUFFIXES
 
 
 @pytest.fixture
@@ -128,10 +129,8 @@ def test_foreign_and_damaged_contents(save, tiny_state, change, message):
   assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_that_are_none(tmp_path, tiny_file, suffix):
-  if suffix == ".pt":
-    pytest.importorskip("torch")
   path = tmp_path / f"x{suffix}"
   with pytest.raises(WeightsError, match="no such weight file"):
     load_encoder(path)
@@ -232,8 +231,10 @@ def test_written_torch_file_without_torch(tmp_path, tiny, tiny_state):
       np.testing.assert_allclose(value, tiny_state[name], atol=2e-6 if "front_end" in name else 0)
 
 
+@pytest.mark.torch
 def test_torch_reads_what_we_write(tmp_path, tiny, tiny_state):
-  torch = pytest.importorskip("torch")
+  import torch
+
   path = tmp_path / "encoder.pt"
   write_encoder_file(path, TINY, tiny[1])
   content = torch.load(path, weights_only=True)
@@ -242,8 +243,10 @@ def test_torch_reads_what_we_write(tmp_path, tiny, tiny_state):
   assert_same_tree(read_encoder(path)[1], tiny[1])
 
 
+@pytest.mark.torch
 def test_torch_round_trip_of_every_kind_of_value(tmp_path):
-  torch = pytest.importorskip("torch")
+  import torch
+
   content = {
     "a": {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "c": np.int64(3)},
     "types": [np.zeros(2, t) for t in ("float64", "float16", "int32", "uint8", "bool")],
@@ -257,8 +260,8 @@ def test_torch_round_trip_of_every_kind_of_value(tmp_path):
     assert one.dtype == other.dtype
 
 
+@pytest.mark.torch
 def test_published_layout_of_torch(dasheng_fixtures, tiny):
-  pytest.importorskip("torch")
   embed, params = load_encoder(dasheng_fixtures / "tiny_dasheng.pt")
   assert_same_tree(params, tiny[1])
   wave = np.load(dasheng_fixtures / "frontend.npz")["wave_clip_3s"]
@@ -266,9 +269,9 @@ def test_published_layout_of_torch(dasheng_fixtures, tiny):
   assert worst(jax.jit(embed)(params, jnp.asarray(wave[None])), expected) <= 1e-4
 
 
+@pytest.mark.torch
 def test_training_scripts_layout_of_torch(tmp_path, tiny, tiny_state):
   """Encoder arguments nested in the training configuration: the heads are found there."""
-  pytest.importorskip("torch")
   path = tmp_path / "run.pt"
   config = {"batch_size": 32, "model_args": {"num_heads": 4}}
   write_torch(path, {"model": tiny_state, "config": config})
@@ -277,8 +280,8 @@ def test_training_scripts_layout_of_torch(tmp_path, tiny, tiny_state):
 
 
 @pytest.mark.parametrize("content", [b"abc" * 100, b"RIFF....WAVEfmt ", b"", b"\x80\x02]q\x00."])
+@pytest.mark.torch
 def test_a_torch_file_that_is_none(tmp_path, content):
-  pytest.importorskip("torch")
   path = tmp_path / "junk.pt"
   path.write_bytes(content)
   with pytest.raises(WeightsError, match="junk.pt: ") as caught:
@@ -294,10 +297,8 @@ def test_a_published_file_that_is_not_here(tmp_path):
       load_encoder(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_clamp_of_training_comes_back(tmp_path, tiny, suffix):
-  if suffix == ".pt":
-    pytest.importorskip("torch")
   path = tmp_path / f"encoder{suffix}"
   mel = dataclasses.replace(TINY.mel, clamp="sample")
   write_encoder_file(path, dataclasses.replace(TINY, mel=mel), tiny[1])
@@ -333,8 +334,10 @@ def test_overlapping_patches_are_refused(tmp_path, tiny_state):
     load_encoder(tmp_path / "x.safetensors")
 
 
+@pytest.mark.torch
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
-  torch = pytest.importorskip("torch")
+  import torch
+
   path, trace = tmp_path / "evil.pt", tmp_path / "ran"
 
   class Evil:

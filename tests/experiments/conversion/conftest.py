@@ -1,7 +1,24 @@
 """The recorded models of both packages, here too."""
 
+import pytest
+
+from mobile_jax.network import shapes
+from mobile_jax.weights.load import write_model
 from tests.dasheng_jax.conftest import tiny as tiny
 from tests.dasheng_jax.conftest import tiny_state as tiny_state
 from tests.mobile_jax.conftest import mobile_fixtures as mobile_fixtures
 from tests.mobile_jax.conftest import recorded as recorded
 from tests.mobile_jax.conftest import variables_of as variables_of
+from tests.mobile_jax.fixtures import drawn
+
+
+@pytest.fixture
+def drawn_model(tmp_path):
+  """drawn_model(configuration) -> (file, variables) of a network with random weights."""
+
+  def write(cfg, name="drawn.safetensors"):
+    variables = drawn(shapes(cfg))
+    write_model(tmp_path / name, cfg, variables)
+    return tmp_path / name, variables
+
+  return write

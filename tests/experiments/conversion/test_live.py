@@ -31,11 +31,6 @@ HERE = "tests.experiments.conversion.torch_modules"
 
 
 @pytest.fixture
-def torch():
-  return pytest.importorskip("torch")
-
-
-@pytest.fixture
 def modules(torch):
   from tests.experiments.conversion import torch_modules
 

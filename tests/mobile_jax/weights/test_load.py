@@ -14,8 +14,16 @@ from dasheng_jax.weights.table import flatten
 from dasheng_jax.weights.torch_file import write_torch
 from mobile_jax.config import SIZES, MNConfig
 from mobile_jax.models import MODELS
-from mobile_jax.weights.load import config_of, load_model, open_state, read_model, write_model
+from mobile_jax.weights.load import (
+  config_of,
+  load_model,
+  open_content,
+  read_model,
+  state_of,
+  write_model,
+)
 from tests.mobile_jax.fixtures import DYMN_NAMES, MN_NAMES, PACKED, drawn, shapes_of
+from tests.state_dicts import SUFFIXES, assert_same
 
 CONFIG = MNConfig(width=0.1, classes=20)
 
@@ -36,28 +44,20 @@ def save(tmp_path):
   return write
 
 
-def assert_same(one, other):
-  assert set(one) == set(other)
-  for name, value in one.items():
-    twin = np.asarray(other[name])
-    assert (twin.dtype, twin.shape) == (value.dtype, value.shape), name
-    np.testing.assert_array_equal(value, twin, err_msg=name)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
   "name",
   [n if n in PACKED else pytest.param(n, marks=pytest.mark.slow) for n in (*MN_NAMES, *DYMN_NAMES)],
 )
 def test_every_recorded_network_round_trips(name, suffix, recorded, variables_of, tmp_path):
   """Written under the original names, constants included, every bit as it came."""
-  if suffix == ".pt":
-    pytest.importorskip("torch")
   cfg, state, _ = recorded(name)
   path = tmp_path / f"x{suffix}"
   write_model(path, cfg, variables_of(name))
-  assert_same(state, open_state(path))
-  assert list(tmp_path.iterdir()) == [path]
+  assert_same(state, state_of(open_content(path)))
+  assert read_model(path)[0] == cfg.with_compute()
+  beside = {"x.pt.config.json"} if suffix == ".pt" else set()
+  assert {file.name for file in tmp_path.iterdir()} == {path.name} | beside
 
 
 @pytest.mark.parametrize("name", ["mn01_c_mlp", "dymn01_all"])
@@ -70,8 +70,10 @@ def test_reading_gives_the_variables_back(name, recorded, variables_of, tmp_path
   assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(variables))
 
 
+@pytest.mark.torch
 def test_torch_reads_what_we_write(recorded, variables_of, tmp_path):
-  torch = pytest.importorskip("torch")
+  import torch
+
   path = tmp_path / "x.pt"
   write_model(path, recorded("dymn01_all").cfg, variables_of("dymn01_all"))
   content = torch.load(path, weights_only=True)
@@ -79,12 +81,12 @@ def test_torch_reads_what_we_write(recorded, variables_of, tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict"])
+@pytest.mark.torch
 def test_files_of_training_scripts(wrapper, state, tmp_path):
   """The state dict inside something else, and a prefix before every name."""
-  pytest.importorskip("torch")
   path = tmp_path / "run.pt"
   write_torch(path, {wrapper: {f"model.{k}": v for k, v in state.items()}, "epoch": 3})
-  assert_same(state, open_state(path))
+  assert_same(state, state_of(open_content(path)))
 
 
 def test_half_precision_files_give_float32(state, save):
@@ -136,10 +138,8 @@ def test_other_constants_of_dynamic_relu_are_refused(recorded, save):
   assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_that_are_none(state, save, tmp_path, suffix):
-  if suffix == ".pt":
-    pytest.importorskip("torch")
   whole, path = save(state).read_bytes(), tmp_path / f"y{suffix}"
   for content in (b"", b"not a model", whole[: len(whole) // 2]):
     path.write_bytes(content)

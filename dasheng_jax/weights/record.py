@@ -1,0 +1,112 @@
+"""What this library says of a model in everything it writes: family, name, configuration.
+
+    folder                config.json, under the key "dasheng_jax"
+    .safetensors          the notes, under the same key
+    .pt of Dasheng        beside "model" and "config", under the same key
+    .pt of MN and DyMN    FILE.config.json beside it: the released code takes a bare state dict
+
+Without it some settings would be lost on the way, since no tensor tells them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dasheng_jax.errors import WeightsError
+from dasheng_jax.weights.config_json import restored
+
+# The key that is ours, and the version of what stands under it.
+OURS = "dasheng_jax"
+FORMAT = 1
+
+
+def make_record(family: str, cfg: Any, name: str = "") -> dict[str, Any]:
+  """The record of a model; how it was computed is left out. name: published, or ""."""
+  plain = dataclasses.replace(cfg, compute=type(cfg.compute)())
+  return {"format": FORMAT, "family": family, "name": name, "config": dataclasses.asdict(plain)}
+
+
+def as_note(record: Mapping[str, Any]) -> dict[str, str]:
+  """A record as the notes of a .safetensors file hold it."""
+  return {OURS: json.dumps(record)}
+
+
+def checked(record: Any, where: str | Path) -> dict[str, Any]:
+  """A record as it was read; empty for None. WeightsError for one that is not in our format."""
+  if record is None:
+    return {}
+  if not isinstance(record, dict) or record.get("format") != FORMAT:
+    raise WeightsError(
+      f"{where}: written in another format of this library "
+      f"({record.get('format') if isinstance(record, dict) else record!r}, not {FORMAT}); "
+      "convert the source again"
+    )
+  return record
+
+
+def beside(file: Path) -> Path:
+  """Where the record of a file is that cannot carry it itself."""
+  return file.with_name(f"{file.name}.config.json")
+
+
+def read_record(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+  """The record of an opened file: what it carries, else what lies beside it, else empty."""
+  carried = content.get(OURS)
+  if carried is not None:
+    return checked(carried, file)
+  # A folder has its config.json, which its reader has put into the content.
+  return checked(read_json(beside(file)).get(OURS), beside(file)) if file.is_file() else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """A JSON object; empty where there is no such file. WeightsError where it is damaged."""
+  if not path.is_file():
+    return {}
+  try:
+    content = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise WeightsError(f"{path}: not readable as JSON ({error}); fetch it again") from None
+  if not isinstance(content, dict):
+    raise WeightsError(f"{path}: holds no group of named values; fetch it again")
+  return content
+
+
+def content_of(
+  tensors: Mapping[str, Any], notes: Mapping[str, str], config: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+  """Tensors and what is told of them, laid out as in a .pt file.
+
+  notes: of a .safetensors file. config: config.json of a folder, ours or Hugging Face's.
+  """
+  told = {name: _parsed(notes[name]) for name in ("config", OURS) if name in notes}
+  config = config or {}
+  if isinstance(config.get("encoder_kwargs"), Mapping):
+    told.setdefault("config", config["encoder_kwargs"])
+  if OURS in config:
+    told[OURS] = config[OURS]
+  return {"model": tensors, **told} if told else dict(tensors)
+
+
+def _parsed(text: str) -> object:
+  try:
+    return json.loads(text)
+  except ValueError:
+    return text
+
+
+def config_in(record: Mapping[str, Any], defaults: Mapping[str, Any], where: str | Path) -> Any:
+  """The configuration in a record of one of these families; None for an empty record.
+
+  defaults: a configuration of every family that the caller knows. WeightsError for another family,
+  or for values that make no configuration.
+  """
+  if not record:
+    return None
+  family = str(record.get("family"))
+  if family not in defaults:
+    raise WeightsError(f"{where}: holds a model of family {family!r}, not {' or '.join(defaults)}")
+  return restored(defaults[family], record.get("config"), f"{where}: {family}")

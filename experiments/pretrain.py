@@ -46,6 +46,7 @@ from experiments.training.state import TrainState, abstract_state, init_state, s
 from experiments.training.step import train_step
 from experiments.training.task import Task
 from experiments.training.unusable import Unusable
+from experiments.training.workdir import Workdir
 from pipelines import Dataset, batches, evaluation_batches, open_dataset
 from pipelines.ledger import Ledger
 from pipelines.sources import Source
@@ -63,6 +64,8 @@ MAY_DIFFER = (
   "config.loop.keep_best",
   "config.loop.max_skipped",
   "config.loop.max_skipped_in_row",
+  "config.loop.failed_save",
+  "config.loop.peer_seconds",
   "config.data.source",  # the fingerprint of what they hold is compared instead
   "config.data.data_dir",
   "config.data.workers",
@@ -81,7 +84,7 @@ def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
     they take the place of `cfg.data.source`.
   """
   if not cfg.dry_run:
-    join_cluster()
+    join_cluster(cfg.loop.peer_seconds)
   task = dasheng_task(cfg.model)
   optimiser = make_optimiser(cfg.optim, cfg.loop.steps)
   try:
@@ -106,8 +109,20 @@ def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
   if not cfg.workdir:
     raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
 
-  workdir = Path(cfg.workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  with Workdir(Path(cfg.workdir), active=jax.process_index() == 0) as place:
+    return _train(cfg, task, optimiser, mesh, sources, place)
+
+
+def _train(
+  cfg: PretrainConfig,
+  task: Task,
+  optimiser: Optimiser,
+  mesh: jax.sharding.Mesh,
+  sources: Sequence[Source],
+  place: Workdir,
+) -> int:
+  """The run itself, in a folder that is claimed; the exit code."""
+  workdir = place.folder
   ledger = Ledger(log=False)  # the loop names what is found, above its progress line
   trainset = open_dataset(cfg.data, "train", cfg.loop.seed, sources, ledger)
   held_out = None
@@ -130,6 +145,8 @@ def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
     may_differ=MAY_DIFFER,
     clip_seconds=cfg.data.crop_seconds,
     unusable=Unusable(workdir, ledger, trainset.skipped),
+    still_there=place.check,
+    young=config_io.to_dict(PretrainConfig()),
   )
   began = time.monotonic()
   try:

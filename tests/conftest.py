@@ -1,5 +1,6 @@
 """What every test shares: eight simulated devices, no silent rank promotion, the sample data."""
 
+import collections
 import importlib.util
 import pathlib
 import signal
@@ -9,6 +10,7 @@ import jaxtyping
 import pytest
 
 from experiments.training.cluster import make_room_for_cpu_collectives
+from tests.faults.table import FAULTS
 
 # A script's background job ignores Ctrl-C, and so would the runs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,8 +28,29 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if "torch" in getattr(item, "fixturenames", ()):
       item.add_marker(pytest.mark.torch)
+    for mark in item.iter_markers("fault"):
+      item.user_properties.append(("fault", mark.args[0]))
     if absent and item.get_closest_marker("torch"):
       item.add_marker(pytest.mark.skip(reason="needs the extra [torch]: make test-torch"))
+
+
+def pytest_terminal_summary(terminalreporter):
+  """The table of faults, where some were tried: `make test-faults`."""
+  outcomes: dict[int, collections.Counter] = {}
+  seconds: collections.Counter = collections.Counter()
+  for outcome in ("passed", "failed", "error", "skipped"):
+    for report in terminalreporter.stats.get(outcome, ()):
+      for name, number in getattr(report, "user_properties", ()):
+        if name == "fault":
+          outcomes.setdefault(number, collections.Counter())[outcome] += 1
+          seconds[number] += report.duration
+  if not outcomes:
+    return
+  terminalreporter.section("faults")
+  for number, what in FAULTS.items():
+    count = outcomes.get(number)
+    told = ", ".join(f"{n} {name}" for name, n in count.items()) if count else "not tried"
+    terminalreporter.write_line(f"{number:>3}  {what:<52} {told:<24} {seconds[number]:6.0f} s")
 
 
 @pytest.fixture(scope="session")

@@ -27,12 +27,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 from dasheng_jax.weights.checksum import checksums
 from dasheng_jax.weights.table import unflatten
 from experiments.training.checkpoint_record import (
+  FORMAT,
   CheckpointError,
   absolute,
   differences,
   hide_unreadable_metrics,
   read_meta,
   reason_of,
+  refuse_newer,
   refuse_other_arrays,
   steps_on_disk,
 )
@@ -78,6 +80,8 @@ class Checkpoints:
     metric: by which metric given to `save` they are ranked, lowest first.
     may_differ: dotted fields (or their prefixes) of `config` in which a resumed run may depart,
       e.g. ("config.mesh", "config.log_every").
+    young: the configuration with every default: what an older checkpoint meant by a field that it
+      does not have.
   """
 
   def __init__(
@@ -91,6 +95,7 @@ class Checkpoints:
     keep_best: int = 1,
     metric: str = "loss",
     may_differ: tuple[str, ...] = (),
+    young: Mapping[str, Any] | None = None,
   ):
     if keep < 1 or keep_best < 0:
       raise UsageError(f"keep={keep}, keep_best={keep_best}: keep at least 1 checkpoint")
@@ -100,6 +105,7 @@ class Checkpoints:
     versions = {name: metadata.version(name) for name in LIBRARIES}
     run = {"config": config, "seed": seed, "data": data}
     self._run = json.loads(json.dumps(run))  # tuples become lists, as they will when read back
+    self._young = json.loads(json.dumps({"config": young or {}}))
     self._versions = versions
     self._torn = False  # a save has failed: what it left may come back until its writers end
     self._refuse_other_run(may_differ)
@@ -146,7 +152,8 @@ class Checkpoints:
         saved = read_meta(self.directory, step)
       except CheckpointError:
         continue  # restoring reports it
-      lines = differences(saved, self._run, may_differ)
+      refuse_newer(f"checkpoint {step} in {self.directory}", saved)
+      lines = differences(saved, self._run, may_differ, self._young)
       if lines:
         raise UsageError(
           f"{self.directory} holds another run (step {step}); saved -> asked: {'; '.join(lines)}; "
@@ -187,7 +194,9 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(unflatten(arrays)),
-          meta=ocp.args.JsonSave({**self._run, "versions": self._versions, "arrays": record}),
+          meta=ocp.args.JsonSave(
+            {"format": FORMAT, **self._run, "versions": self._versions, "arrays": record}
+          ),
         ),
         metrics=finite or None,
         force=True,

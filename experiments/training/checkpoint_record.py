@@ -10,6 +10,8 @@ from etils import epath
 from experiments.training import config_io
 from experiments.training.errors import RunError, UsageError
 
+# Version of what stands in meta and of how the state is laid out; absent in the first.
+FORMAT = 1
 # How many differences between two runs are spelt out.
 SHOWN = 6
 
@@ -62,16 +64,32 @@ def hide_unreadable_metrics(directory: epath.Path) -> list[int]:
   return hidden
 
 
+def refuse_newer(what: str, meta: Mapping[str, Any]) -> None:
+  """UsageError for a checkpoint in a later format than ours."""
+  version = meta.get("format", FORMAT)
+  if not isinstance(version, int) or version > FORMAT:
+    raise UsageError(
+      f"{what} was written in format {version!r} by a newer version of this library, and this one "
+      f"reads up to {FORMAT}; update it, or choose another directory"
+    )
+
+
 def differences(
-  saved: Mapping[str, Any], asked: Mapping[str, Any], may_differ: tuple[str, ...]
+  saved: Mapping[str, Any],
+  asked: Mapping[str, Any],
+  may_differ: tuple[str, ...],
+  young: Mapping[str, Any] | None = None,
 ) -> list[str]:
   """One text per field in which two runs differ, leaving out the fields that may.
 
-  A field of the configuration has the name of its flag; past the first few, differences are only
-  counted.
+  A field that the saved run lacks is younger than it, and meant what it means in `young`, a record
+  of defaults: a new field's default is what the library did before. A field of the configuration
+  has the name of its flag; past the first few, differences are only counted.
   """
   free = tuple(f"{prefix}." for prefix in may_differ)
   rows = config_io.diff({key: saved.get(key) for key in asked}, dict(asked))
+  since = {field: new for field, _, new in config_io.diff({}, dict(young or {}))}
+  rows = [row for row in rows if row[1] != "absent" or since.get(row[0], "absent") != row[2]]
   lines = [
     f"{_flag(field)} {old!r} -> {new!r}"
     for field, old, new in sorted(rows, key=lambda row: row[0])

@@ -16,6 +16,7 @@ import re
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -281,7 +282,24 @@ def run_main(
     config = parse(tokens, registry, prog=prog, default=default, description=description)
     return int(main(config) or 0)
 
-  sys.exit(guard(command, prog=prog, debug=debug))
+  code = 1
+  try:
+    code = guard(command, prog=prog, debug=debug)
+  except BaseException:
+    if not _one_of_several():
+      raise
+    traceback.print_exc()
+  if code in (1, 2) and _one_of_several():
+    # Leaving in order would wait for the others, who wait for this one in a collective.
+    from experiments.training.cluster import leave
+
+    leave(f"{prog}: this process of the run ends", code)
+  sys.exit(code)
+
+
+def _one_of_several() -> bool:
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def guard(command: Callable[[], int], *, prog: str, debug: bool = False) -> int:

@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
 import jax
 
@@ -51,11 +53,16 @@ def simulated_cpu_devices() -> int:
   return max(1, configured, int(flag[1]) if flag else 1)
 
 
-def join_cluster() -> None:
+# Exit code of a process whose run cannot go on because of another one: "try again" of sysexits.h.
+PEER_LOST = 75
+
+
+def join_cluster(peer_seconds: int = 100) -> None:
   """Connects to the other processes, if there are any, before JAX looks for devices.
 
   Without this every process of a pod would see its own devices alone, and train its own copy into
-  the same folder. Raises UsageError where the processes do not find each other.
+  the same folder. peer_seconds: how long a process may be silent before the others end. Raises
+  UsageError where the processes do not find each other.
   """
   make_room_for_cpu_collectives()
   if not is_cluster(os.environ) or jax.distributed.is_initialized():
@@ -63,7 +70,9 @@ def join_cluster() -> None:
   count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
   try:
     jax.distributed.initialize(
-      num_processes=int(count) if count else None, process_id=int(own) if own else None
+      num_processes=int(count) if count else None,
+      process_id=int(own) if own else None,
+      heartbeat_timeout_seconds=peer_seconds,
     )
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
@@ -71,3 +80,15 @@ def join_cluster() -> None:
       f"the processes of this run did not find each other ({reason}); check "
       "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
     ) from error
+
+
+def leave(message: str, code: int) -> NoReturn:
+  """Ends one process of several at once, with a line on standard error.
+
+  The ordinary end would wait for the others: in a collective, for a checkpoint that all must
+  finish, at the barrier where JAX takes its leave. They wait in turn until this process is gone,
+  which their broken connections tell them.
+  """
+  print(message, file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  os._exit(code)

@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Mapping
 
+from experiments.training.whole_file import WholeFile
 from pipelines.crc32c import masked_crc32c
 
 
@@ -46,7 +47,7 @@ class EventWriter:
     # TensorBoard reads files in the order of their names: the time first, nanoseconds last.
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     name = f"events.out.tfevents.{seconds:010}.{nanoseconds:09}.{os.getpid()}"
-    self._file = (folder / name).open("wb")
+    self._file = WholeFile(folder / name, anew=True)
     records = [_event(0, _field(3, b"brain.Event:2"))]
     if start_step:
       started = b"\x08\x01"  # SessionLog.status = START
@@ -66,11 +67,12 @@ class EventWriter:
     self._file.close()
 
   def _write(self, records: list[bytes]) -> None:
+    framed = b""
     for data in records:
       length = struct.pack("<Q", len(data))
-      self._file.write(length + struct.pack("<I", masked_crc32c(length)))
-      self._file.write(data + struct.pack("<I", masked_crc32c(data)))
-    self._file.flush()
+      framed += length + struct.pack("<I", masked_crc32c(length))
+      framed += data + struct.pack("<I", masked_crc32c(data))
+    self._file.write(framed)
 
 
 def _single(value: float) -> float:

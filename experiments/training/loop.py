@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -26,6 +26,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.checkpoint import Checkpoints
+from experiments.training.checkpoint_record import CheckpointError, reason_of
+from experiments.training.cluster import PEER_LOST, leave
 from experiments.training.errors import RunError, UsageError
 from experiments.training.mesh import batch_hosts, batch_sharding, check_batch
 from experiments.training.metrics import Late, MetricsWriter
@@ -55,11 +57,17 @@ class LoopConfig:
   # batches in a row without a finite loss, gradient and update before the run gives up
   max_skipped_in_row: int = 20
   max_skipped: int = 1_000  # the same over the whole run
+  # what a checkpoint that cannot be written does (a full disk, say): "stop" ends the run, "go_on"
+  # says so and tries again at the next one; the last one of a run always counts
+  failed_save: Literal["stop", "go_on"] = "stop"
+  # seconds that another process of the run may be silent before this one ends
+  peer_seconds: int = 100
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      value, low = getattr(self, field.name), 1 if field.name in ("steps", "batch_size") else 0
-      if value < low:
+      value = getattr(self, field.name)
+      low = 1 if field.name in ("steps", "batch_size", "peer_seconds") else 0
+      if isinstance(value, int) and value < low:
         raise UsageError(f"--loop.{field.name} {value}: it must be at least {low}")
 
 
@@ -90,6 +98,8 @@ class Run:
     may_differ: fields of the record in which a resumed run may depart.
     clip_seconds: length of a clip, for the hours of audio in the progress line.
     unusable: recordings that cannot be used, which the loop names and lists.
+    still_there: raises RunError where the folder has vanished.
+    young: the record of a run with every default, for checkpoints older than a field of it.
   """
 
   task: Task
@@ -104,6 +114,8 @@ class Run:
   may_differ: tuple[str, ...]
   clip_seconds: float
   unusable: Unusable
+  still_there: Callable[[], None] = lambda: None
+  young: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +148,7 @@ def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) 
   cfg = run.cfg
   check_batch(cfg.batch_size, run.mesh, run.optimiser.cfg.accumulate)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(_in_place(run))
     stack.enter_context(jax.set_mesh(run.mesh))
     checkpoints = stack.enter_context(
       Checkpoints(
@@ -146,6 +159,7 @@ def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) 
         keep=cfg.keep,
         keep_best=cfg.keep_best,
         may_differ=run.may_differ,
+        young=run.young,
       )
     )
     state = checkpoints.restore_latest(restore_target(run.task, run.optimiser, run.mesh))
@@ -163,6 +177,16 @@ def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) 
       run.unusable.resume()
       progress.message(f"resuming after step {start} of {cfg.steps}")
     return _Loop(run, checkpoints, writer, progress, state, start).go()
+
+
+@contextlib.contextmanager
+def _in_place(run: Run) -> Iterator[None]:
+  """Lets a folder that has vanished be told as such, whichever file was missed first."""
+  try:
+    yield
+  except OSError:
+    run.still_there()
+    raise
 
 
 class _Loop:
@@ -183,6 +207,7 @@ class _Loop:
     self.late = Late()
     self.latest: dict[str, float] = {}
     self.validation_loss: float | None = None
+    self.failure = ""  # what was said last of a failed save
     self.host, self.hosts = batch_hosts(run.mesh)
     self.sharding = batch_sharding(run.mesh)
     self.step_fn = compile_train_step(run.task, run.optimiser, run.mesh, run.cfg.seed)
@@ -198,6 +223,16 @@ class _Loop:
   def go(self) -> Outcome:
     try:
       return self._go()
+    except jax.errors.JaxRuntimeError as error:
+      if jax.process_count() == 1:
+        raise
+      newest = max(self.checkpoints.steps, default="none")
+      leave(
+        f"pretrain: error: after step {self.step} the processes of this run lost each other "
+        f"({reason_of(error)}); start the same command again on every machine: it goes on from "
+        f"checkpoint {newest}",
+        PEER_LOST,
+      )
     except BaseException:
       with contextlib.suppress(OSError):  # what ends the run is the error to be told
         self._name_unusable()
@@ -251,8 +286,10 @@ class _Loop:
     if _due(step, self.cfg.log_every, self.cfg.steps):
       speed = self.chrono.speed()
       pace = {"clips_per_second": speed.clips_per_second, "idle_share": speed.idle_share}
-      self.writer.write(step, {**self.latest, **pace})
-      self.checkpoints.raise_if_failed()  # a full disk, say, long before the next save
+      self.run.still_there()
+      with self._failures(step):
+        self.writer.write(step, {**self.latest, **pace})
+        self.checkpoints.raise_if_failed()  # a full disk, say, long before the next save
     if self.latest["skipped_in_row"]:
       self.progress.message(
         f"step {step}: loss or gradient not finite; the batch changed nothing "
@@ -291,7 +328,8 @@ class _Loop:
       means = {name: value / counted if counted else math.nan for name, value in total.items()}
       self.validation_loss = means["loss"]
       if write:
-        self.writer.write(self.step, means, part="validation")
+        with self._failures(self.step):
+          self.writer.write(self.step, means, part="validation")
         self.progress.message(
           f"step {self.step}: validation loss {means['loss']:.4f} on {rows:.0f} held-out clips"
         )
@@ -301,10 +339,32 @@ class _Loop:
       # Metrics reach the disk before the checkpoint that ends their step, so none is ever missing,
       # and so does what was found unusable.
       self._read(self.late.flush())
-      self.run.unusable.write()
+      self.run.still_there()
       known = None if self.validation_loss is None else {"loss": self.validation_loss}
       fresh = _due(self.step, self.cfg.validate_every, self.cfg.steps)
-      self.checkpoints.save(self.state, known if fresh else None, wait=wait)
+      with self._failures(self.step, last=wait):
+        self.run.unusable.write()
+        self.checkpoints.save(self.state, known if fresh else None, wait=wait)
+
+  @contextlib.contextmanager
+  def _failures(self, step: int, last: bool = False) -> Iterator[None]:
+    """Lets the run go on without a checkpoint or metrics that could not be written, if it may.
+
+    last: nothing comes after that could make up for it.
+    """
+    alone = jax.process_count() == 1  # the others would wait for a checkpoint that never completes
+    may = self.cfg.failed_save == "go_on" and alone and not last and step < self.cfg.steps
+    try:
+      yield
+    except OSError as error:  # CheckpointError among them
+      if not may:
+        raise
+      text = str(error) if isinstance(error, CheckpointError) else f"metrics: {reason_of(error)}"
+      if text != self.failure:
+        self.progress.message(f"step {step}: {text}; going on (--loop.failed_save)")
+      self.failure = text
+    else:
+      self.failure = ""
 
   def _asked_to_stop(self, stop: _Stop) -> bool:
     if jax.process_count() > 1:  # all hosts must stop after the same step

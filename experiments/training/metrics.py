@@ -10,12 +10,13 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
 from experiments.training.errors import UsageError
 from experiments.training.events import EventWriter
+from experiments.training.whole_file import WholeFile
 
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -41,7 +42,7 @@ class MetricsWriter:
     active: bool = True,
   ):
     self.folder = pathlib.Path(folder)
-    self._file: TextIO | None = None
+    self._file: WholeFile | None = None
     self._events: EventWriter | None = None
     if not active:
       return
@@ -49,12 +50,16 @@ class MetricsWriter:
     path = self.folder / FILE
     drop_after(path, start_step)
     self._seen = {(row["step"], row["part"]) for row in read_metrics(path)}
-    self._file = path.open("a", encoding="utf-8")
+    self._file = WholeFile(path)
     if tensorboard:
       self._events = EventWriter(self.folder / TENSORBOARD, start_step)
 
   def write(self, step: int, values: Mapping[str, float], part: str = "train") -> None:
-    """Writes the values of one part after `step` steps. Raises ValueError if they stand there."""
+    """Writes the values of one part after `step` steps.
+
+    Raises ValueError if they stand there, and OSError if they cannot be written; they then go
+    before the next ones.
+    """
     if self._file is None:
       return
     if (step, part) in self._seen:
@@ -62,10 +67,11 @@ class MetricsWriter:
     self._seen.add((step, part))
     numbers = {name: float(value) for name, value in values.items()}
     row = {"step": step, "part": part} | {k: _plain(v) for k, v in numbers.items()}
-    self._file.write(json.dumps(row, allow_nan=False) + "\n")
-    self._file.flush()
-    if self._events is not None:
-      self._events.scalars(step, {f"{part}/{name}": n for name, n in numbers.items()})
+    try:
+      self._file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+    finally:
+      if self._events is not None:
+        self._events.scalars(step, {f"{part}/{name}": n for name, n in numbers.items()})
 
   def close(self) -> None:
     """Ends the files; writing afterwards is an error of the caller."""

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import signal
-import warnings
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 from dasheng_jax.config import DecoderConfig, EncoderConfig
 from dasheng_jax.mae import init_variables
+from dasheng_jax.weights.table import unflatten
 from experiments import pretrain
 from experiments.configs.pretrain import EXPERIMENTS
 from experiments.training import checkpoint_record, loop, state
@@ -145,10 +145,14 @@ def arrays(workdir, step):
   """Every array of a checkpoint on the host, by path, read without the code under test."""
   import orbax.checkpoint as ocp
 
-  path = checkpoint_record.absolute(workdir / "checkpoints") / str(step) / "state"
-  with warnings.catch_warnings():  # that it restores to where the arrays were is what we want
-    warnings.filterwarnings("ignore", message="Sharding info not provided")
-    restored = ocp.PyTreeCheckpointer().restore(path)
+  folder = workdir / "checkpoints" / str(step)
+  record = read_json(folder / "meta" / "metadata")["arrays"]
+  # As arrays of the host, wherever they were saved.
+  on_host = unflatten({path: ocp.RestoreArgs(restore_type=np.ndarray) for path in record})
+  state = checkpoint_record.absolute(folder / "state")
+  restored = ocp.PyTreeCheckpointer().restore(
+    state, args=ocp.args.PyTreeRestore(item=on_host, restore_args=on_host)
+  )
   return {path: np.asarray(x) for path, x in leaves_by_path(restored).items()}
 
 

@@ -160,6 +160,35 @@ def test_another_run_is_refused_with_the_fields_that_differ(tmp_path):
   assert (tmp_path / "5").is_dir()
 
 
+def test_a_checkpoint_that_is_older_than_a_field(tmp_path):
+  """It meant the default of today, which is what the library did before it had the field."""
+  with open_run(tmp_path) as checkpoints:
+    checkpoints.save(at(5), wait=True)
+  grown = {**CONFIG, "model": {**CONFIG["model"], "rotary": False}}
+  with open_run(tmp_path, config=grown, young=grown) as checkpoints:
+    assert checkpoints.restore_latest(target("one")) is not None
+  asked = {**grown, "model": {**grown["model"], "rotary": True}}
+  with pytest.raises(UsageError, match="--model.rotary 'absent' -> True"):
+    open_run(tmp_path, config=asked, young=grown)
+  asked = {**grown, "model": {**grown["model"], "width": 32}}
+  with pytest.raises(UsageError, match="--model.width 16 -> 32"):
+    open_run(tmp_path, config=asked, young=asked)
+
+
+def test_a_checkpoint_of_a_later_version_is_refused(tmp_path):
+  with open_run(tmp_path) as checkpoints:
+    checkpoints.save(at(5), wait=True)
+  path = tmp_path / "5" / "meta" / "metadata"
+  meta = json.loads(path.read_text())
+  path.write_text(json.dumps(meta | {"format": 2}))
+  with pytest.raises(UsageError, match=r"in format 2 by a newer version .* reads up to 1; update"):
+    open_run(tmp_path)
+  del meta["format"]  # as the first version wrote it
+  path.write_text(json.dumps(meta))
+  with open_run(tmp_path) as checkpoints:
+    assert checkpoints.restore_latest(target("one")) is not None
+
+
 def test_arrays_of_another_model_are_refused_and_not_called_damaged(tmp_path):
   with open_run(tmp_path) as checkpoints:
     checkpoints.save(at(5), wait=True)

@@ -1,6 +1,7 @@
 """The loop on a task that compiles at once: intervals, validation, limits, signals, bad audio."""
 
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from experiments.training import loop
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.checkpoint_record import CheckpointError
 from experiments.training.errors import RunError, UsageError
 from experiments.training.loop import Interrupted, LoopConfig, Run, train
 from experiments.training.mesh import make_mesh
@@ -24,6 +27,7 @@ from experiments.training.state import init_state
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.training.task import Task
 from experiments.training.unusable import Unusable
+from experiments.training.whole_file import WholeFile
 from pipelines.ledger import Ledger
 from tests.experiments.tiny_pretrain import quick_compiles
 from tests.experiments.training import toy
@@ -272,6 +276,49 @@ def test_a_broken_batch_is_counted_and_passed_over(tmp_path, capsys):
   rows = table(tmp_path)
   assert [rows[n, "train"]["skipped_in_row"] for n in range(1, 7)] == [0, 1, 2, 0, 1, 0]
   assert capsys.readouterr().err.count("not finite; the batch changed nothing") == 3
+
+
+@pytest.mark.parametrize("way", ["go_on", "stop"])
+def test_a_save_that_fails(tmp_path, capsys, monkeypatch, way):
+  """Of six saves the second and the third fail, and so does the line of step 3."""
+  save, write = Checkpoints.save, WholeFile.write
+  failing = {2: True, 3: True}
+
+  def no_room(self, state, *rest, **how):
+    if failing.get(int(state.step)):
+      raise CheckpointError("cannot save: no space left on the disk")
+    return save(self, state, *rest, **how)
+
+  def no_line(self, piece):
+    if b'"step": 3' in piece:
+      self._kept += piece
+      raise OSError(errno.ENOSPC, "No space left on device")
+    return write(self, piece)
+
+  monkeypatch.setattr(Checkpoints, "save", no_room)
+  monkeypatch.setattr(WholeFile, "write", no_line)
+  cfg = with_cfg(save_every=1, keep=9, failed_save=way)
+  if way == "stop":
+    with pytest.raises(CheckpointError, match="no space left"):
+      train(make_run(tmp_path, cfg))
+    return
+  train(make_run(tmp_path, cfg))
+  assert sorted(int(p.name) for p in (tmp_path / "checkpoints").glob("?")) == [1, 4, 5, 6]
+  assert {(n, "train") for n in range(1, 7)} <= table(tmp_path).keys()
+  said = capsys.readouterr().err
+  assert said.count("cannot save: no space left on the disk; going on") == 2
+  assert said.count("metrics: no space left on the disk") == 1
+  failing[6] = True  # nothing comes after the last one
+  with pytest.raises(CheckpointError, match="no space left"):
+    train(make_run(tmp_path / "last", cfg))
+
+
+def test_a_folder_that_vanishes_ends_the_run(tmp_path):
+  def gone():
+    raise RunError("the folder of the run has vanished")
+
+  with pytest.raises(RunError, match="has vanished"):
+    train(make_run(tmp_path, still_there=gone))
 
 
 def test_too_many_broken_batches_end_the_run(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.training import metrics
+from experiments.training.whole_file import WholeFile
 
 
 def steps(folder):
@@ -137,7 +138,7 @@ def test_a_full_disk_is_an_os_error(tmp_path):
     pytest.skip("needs /dev/full")
   writer = metrics.MetricsWriter(tmp_path, tensorboard=False)
   writer.close()
-  writer._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+  writer._file = WholeFile("/dev/full")
   with pytest.raises(OSError, match="No space left"):
     writer.write(1, {"loss": 1.0})
 

@@ -46,8 +46,8 @@ test: lint  ## lint, types and every fast test
 test-slow: $(VENV)/.torch  ## the proofs that take minutes, and parity with PyTorch, live
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "slow or torch" $(ARGS)
 
-test-faults: $(VENV)/.dev  ## kill -9, full disks, damaged files
-	@$(PYTEST) -q -m faults $(ARGS)
+test-faults: $(VENV)/.torch  ## kill -9, full disks, damaged files; ends with a table
+	@$(PYTEST) -q -m "faults or fault" $(ARGS)
 
 test-torch: $(VENV)/.torch  ## the quick ones of these with PyTorch
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "torch and not slow" $(ARGS)

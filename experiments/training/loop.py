@@ -283,6 +283,12 @@ class _Loop:
     if ready is None:
       return
     step, self.latest = ready
+    if not math.isfinite(self.latest.get("param_norm", 0.0)):
+      # No update makes them so: the step keeps what was there. Memory or a device has failed.
+      raise RunError(
+        f"step {step}: the parameters themselves are not finite, which no update can have done; "
+        "nothing of it is saved: start again, from the newest checkpoint, on other hardware"
+      )
     if _due(step, self.cfg.log_every, self.cfg.steps):
       speed = self.chrono.speed()
       pace = {"clips_per_second": speed.clips_per_second, "idle_share": speed.idle_share}

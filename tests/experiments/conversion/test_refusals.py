@@ -160,6 +160,7 @@ class _Hostile:
     return os.mkdir, (self.trace,)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.torch
 def test_a_hostile_pickle_is_refused_and_its_key_named(tmp_path, tiny_state):
   import torch
@@ -172,6 +173,7 @@ def test_a_hostile_pickle_is_refused_and_its_key_named(tmp_path, tiny_state):
   assert left_in(tmp_path) == {"evil.pt"}
 
 
+@pytest.mark.fault(12)
 @pytest.mark.torch
 def test_a_bare_hostile_pickle_is_refused(tmp_path):
   trace, source = tmp_path / "ran", tmp_path / "evil.ckpt"
@@ -181,6 +183,7 @@ def test_a_bare_hostile_pickle_is_refused(tmp_path):
   assert left_in(tmp_path) == {"evil.ckpt"}
 
 
+@pytest.mark.fault(12)
 @pytest.mark.torch
 def test_a_zip_with_paths_out_of_the_archive_writes_nothing(tmp_path):
   source = tmp_path / "in" / "evil.pt"
@@ -193,6 +196,7 @@ def test_a_zip_with_paths_out_of_the_archive_writes_nothing(tmp_path):
   assert left_in(tmp_path) == {"in"}
 
 
+@pytest.mark.fault(12)
 def test_an_index_that_points_elsewhere_is_refused(tiny_state, tmp_path):
   secret = saved(tmp_path / "secret.safetensors", tiny_state, num_heads=4)
   folder = tmp_path / "hub"

@@ -321,6 +321,21 @@ def test_a_folder_that_vanishes_ends_the_run(tmp_path):
     train(make_run(tmp_path, still_there=gone))
 
 
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
+  """As failing memory makes them: no update can."""
+  init = loop.init_state
+  monkeypatch.setattr(
+    loop,
+    "init_state",
+    lambda *a: dataclasses.replace(
+      state := init(*a), params=jax.tree.map(lambda x: x * jnp.nan, state.params)
+    ),
+  )
+  with pytest.raises(RunError, match="step 1: the parameters themselves are not finite"):
+    train(make_run(tmp_path, with_cfg(save_every=1)))
+  assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
 def test_too_many_broken_batches_end_the_run(tmp_path):
   cfg = with_cfg(max_skipped_in_row=2)
   with pytest.raises(RunError, match=r"^step 3: .*2 batches in a row;.*max_skipped_in_row\)$"):

@@ -42,6 +42,7 @@ from experiments.training.mesh import (
 from experiments.training.metrics import block, write_json
 from experiments.training.optim import Optimiser, make_optimiser
 from experiments.training.run_pictures import draw_pictures
+from experiments.training.startup import keep_programs
 from experiments.training.state import TrainState, abstract_state, init_state, state_placements
 from experiments.training.step import train_step
 from experiments.training.task import Task
@@ -56,6 +57,7 @@ MAY_DIFFER = (
   "config.about",
   "config.workdir",
   "config.dry_run",
+  "config.compile_cache",
   "config.mesh",
   "config.knn",
   "config.loop.log_every",
@@ -104,6 +106,7 @@ def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
     raise UsageError(
       "--data.source: name a folder of audio, a manifest or shards (or synthetic, to try it out)"
     )
+  keep_programs(cfg.compile_cache)
   mesh = make_mesh(cfg.mesh)
   check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
   if not cfg.workdir:
@@ -253,6 +256,7 @@ def _finish(
     "skipped_batches": outcome.skipped,
     "unusable_recordings": len(outcome.bad_recordings),
     "seconds": time.monotonic() - began,
+    "seconds_to_first_step": outcome.start_seconds,
     "encoder": str(workdir / "export" / "encoder.safetensors"),
     "pictures": ", ".join(str(p) for p in pictures),
   }
@@ -346,7 +350,7 @@ def _pace_of(path: Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   old = json.loads(path.read_text(encoding="utf-8"))
-  names = ("resumed_at", "clips_per_second", "idle_share", "seconds")
+  names = ("resumed_at", "clips_per_second", "idle_share", "seconds", "seconds_to_first_step")
   return {name: old[name] for name in names if name in old}
 
 

@@ -34,6 +34,9 @@ class PretrainConfig:
   about: str = ""
   workdir: str = ""  # folder of the run; a run that is found there goes on
   dry_run: bool = False  # show the parameter table, trace the step, allocate nothing, and end
+  # folder of compiled programs, which make the next start quick; auto: in the user's cache folder
+  # on accelerators, none on a CPU
+  compile_cache: str = "auto"
   model: DashengConfig = DashengConfig()
   data: DataConfig = DataConfig()
   optim: OptimConfig = OptimConfig()

@@ -33,6 +33,7 @@ from experiments.training.mesh import batch_hosts, batch_sharding, check_batch
 from experiments.training.metrics import Late, MetricsWriter
 from experiments.training.optim import Optimiser
 from experiments.training.progress import Chrono, ProgressLine, line
+from experiments.training.startup import process_seconds
 from experiments.training.state import TrainState, init_state, restore_target
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.training.task import Task
@@ -120,7 +121,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a run ended: its state, where it began, and its last figures."""
+  """How a run ended: its state, where it began, and its last figures.
+
+  start_seconds: from the start of the process to the end of its first step; 0 without a step.
+  """
 
   state: TrainState
   start_step: int
@@ -128,6 +132,7 @@ class Outcome:
   best_step: int | None
   clips_per_second: float
   idle_share: float
+  start_seconds: float
   skipped: int
   bad_recordings: tuple[tuple[str, str], ...]
 
@@ -207,6 +212,7 @@ class _Loop:
     self.late = Late()
     self.latest: dict[str, float] = {}
     self.validation_loss: float | None = None
+    self.start_seconds = 0.0
     self.failure = ""  # what was said last of a failed save
     self.host, self.hosts = batch_hosts(run.mesh)
     self.sharding = batch_sharding(run.mesh)
@@ -275,6 +281,7 @@ class _Loop:
         self.state, metrics = self.step_fn(self.state, rows)
       if first:
         jax.block_until_ready(metrics)
+        self.start_seconds = process_seconds()
     self.step += 1
     self._read(self.late.push(self.step, metrics))
 
@@ -393,6 +400,7 @@ class _Loop:
       best_step=self.checkpoints.best_step,
       clips_per_second=speed.clips_per_second,
       idle_share=speed.idle_share,
+      start_seconds=self.start_seconds,
       skipped=int(jax.device_get(self.state.skipped)),
       bad_recordings=self.run.unusable.all(),
     )

@@ -33,7 +33,7 @@ def keep_programs(choice: str) -> pathlib.Path | None:
   `~/.cache` on accelerators and nothing on a CPU, whose programs fit one model of processor alone.
   What JAX was told itself (JAX_COMPILATION_CACHE_DIR) stays. Returns the folder in use.
   """
-  told = jax.config.jax_compilation_cache_dir
+  told = getattr(jax.config, "jax_compilation_cache_dir", None)
   if told:
     return pathlib.Path(told)
   if choice == "none" or (choice == "auto" and jax.default_backend() == "cpu"):

@@ -11,6 +11,7 @@ from dasheng_jax.blocks import stack_layers
 from dasheng_jax.config import DashengConfig
 from dasheng_jax.mae import init_variables, pretrain_loss
 from dasheng_jax.sharding import PARAM_AXES
+from experiments.training.rounding import widen
 from experiments.training.state import TrainState
 from experiments.training.task import Batch, Metrics, Task, Tree
 
@@ -40,12 +41,15 @@ def dasheng_task(cfg: DashengConfig) -> Task:
 
 
 def encoder_of(state: TrainState) -> dict[str, Any]:
-  """The encoder's {"params", "batch_stats"}, layers stacked: the moving average if there is one."""
+  """The encoder's {"params", "batch_stats"} in float32, layers stacked.
+
+  The moving average if there is one.
+  """
   params = state.params if state.ema is None else state.ema
   encoder = params["encoder"]
   if "layers" not in encoder["blocks"]:  # weight files and evaluation know the scanned form alone
     encoder = {**encoder, "blocks": stack_layers(encoder["blocks"])}
-  return {"params": encoder, "batch_stats": state.model_state["encoder"]}
+  return {"params": widen(encoder), "batch_stats": state.model_state["encoder"]}
 
 
 def for_evaluation(cfg: DashengConfig) -> DashengConfig:

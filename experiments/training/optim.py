@@ -1,4 +1,4 @@
-"""Optimisers and learning rates as tables; AdamW, the published schedule and the plain ones.
+"""Optimisers and learning rates as tables: AdamW in 32 and 8 bits, the published schedule, others.
 
 The learning rate is a pure function of `TrainState.step`: a resumed run needs no schedule state.
 """
@@ -13,16 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.training.adamw_8bit import in_8_bits
 from experiments.training.errors import UsageError
 from experiments.training.paths import leaves_by_path, look_up, map_by_path
-from experiments.training.task import Tree
+from experiments.training.rounding import PARAMS, widen
+from experiments.training.task import ParamAxes, Tree
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-  """Optimiser and schedule; the defaults are Dasheng's published recipe (8-bit states aside).
+  """Optimiser and schedule; the defaults are Dasheng's published recipe, with moments in float32.
 
-  0 switches clip_norm and ema off. `decay` names a row of `DECAY`, `schedule` one of `SCHEDULES`.
+  0 switches clip_norm and ema off. `name` is a row of `DIRECTIONS` (adamw_8bit has the published
+  moments), `decay` one of `DECAY`, `schedule` of `SCHEDULES`, `params` of `rounding.PARAMS`.
   """
 
   name: str = "adamw"
@@ -38,9 +41,15 @@ class OptimConfig:
   clip_norm: float = 0.0
   accumulate: int = 1
   ema: float = 0.0
+  params: str = "float32"  # how they are stored: float32, bfloat16, bfloat16_master
 
   def __post_init__(self):
-    for field, table in (("name", DIRECTIONS), ("schedule", SCHEDULES), ("decay", DECAY)):
+    for field, table in (
+      ("name", DIRECTIONS),
+      ("schedule", SCHEDULES),
+      ("decay", DECAY),
+      ("params", PARAMS),
+    ):
       if getattr(self, field) not in table:
         raise UsageError(f"optim.{field}={getattr(self, field)!r} is not one of {', '.join(table)}")
     for field, low, high in (
@@ -162,30 +171,56 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
   return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
 
 
-def _adamw(cfg: OptimConfig) -> optax.GradientTransformation:
-  """AdamW whose decoupled decay is scaled by the learning rate, as in torch.optim.AdamW."""
-  return optax.chain(
-    scale_by_adam(cfg.beta1, cfg.beta2, cfg.eps),
+def _adam(cfg: OptimConfig, param_axes: ParamAxes) -> optax.GradientTransformation:
+  del param_axes
+  return scale_by_adam(cfg.beta1, cfg.beta2, cfg.eps)
+
+
+def _adam_8bit(cfg: OptimConfig, param_axes: ParamAxes) -> optax.GradientTransformation:
+  return in_8_bits(_adam(cfg, param_axes), param_axes)
+
+
+DIRECTIONS: dict[str, Callable[[OptimConfig, ParamAxes], optax.GradientTransformation]] = {
+  "adamw": _adam,
+  "adamw_8bit": _adam_8bit,
+}
+
+
+def _direction(cfg: OptimConfig, param_axes: ParamAxes = ()) -> optax.GradientTransformation:
+  """Clipping by the global norm, if on, then Adam, then a decoupled decay.
+
+  The decay is scaled by the learning rate, as in torch.optim.AdamW.
+  """
+  parts = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
+  adamw = optax.chain(
+    DIRECTIONS[cfg.name](cfg, param_axes),
     optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(cfg, params)),
   )
-
-
-DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {"adamw": _adamw}
+  return optax.chain(*parts, adamw)
 
 
 @dataclass(frozen=True)
 class Optimiser:
-  """A configured optimiser: `direction` maps gradients, `rate` maps the step to a learning rate."""
+  """A configured optimiser: `direction` maps gradients, `rate` maps the step to a learning rate.
+
+  Both work in float32, whatever the parameters are stored in.
+  """
 
   cfg: OptimConfig
   direction: optax.GradientTransformation
   rate: Callable[[Any], Any]
 
+  def init(self, params: Tree, param_axes: ParamAxes) -> Tree:
+    """The state of `direction` before the first step.
+
+    param_axes: the task's; blocks of 8-bit moments are laid so that meshes do not cut them.
+    """
+    return _direction(self.cfg, param_axes).init(widen(params))
+
 
 def make_optimiser(cfg: OptimConfig, steps: int) -> Optimiser:
-  """The optimiser of a run of `steps` steps; clipping by the global norm, if on, comes first."""
-  parts = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
-  return Optimiser(cfg, optax.chain(*parts, DIRECTIONS[cfg.name](cfg)), learning_rate(cfg, steps))
+  """The optimiser of a run of `steps` steps."""
+  return Optimiser(cfg, _direction(cfg), learning_rate(cfg, steps))
 
 
 def apply_direction(params: Tree, direction: Tree, lr: jax.Array) -> Tree:

@@ -122,6 +122,35 @@ def compare_curves(
   return Path(path)
 
 
+def compare_variants(
+  curves: Mapping[str, Sequence[float] | np.ndarray],
+  path: str | os.PathLike,
+  *,
+  title: str = "Masked reconstruction loss",
+) -> Path:
+  """Draws loss curves over the same steps, and how far each is from the first, in percent, below.
+
+  Both are running means. Raises ValueError if the lengths differ.
+  """
+  values = {name: np.asarray(curve, np.float64) for name, curve in curves.items()}
+  lengths = {name: len(curve) for name, curve in values.items()}
+  if len(set(lengths.values())) != 1:
+    raise ValueError(f"compare variants: lengths {lengths} must be equal")
+  means = {name: _running_mean(curve) for name, curve in values.items()}
+  first = next(iter(means.values()))
+  steps = np.arange(len(first))
+  with _figure(path, 2, (7.2, 6.0), ratios=(3, 2)) as (_, axes):
+    for i, (name, mean) in enumerate(means.items()):
+      style: dict[str, Any] = {"color": SERIES[i % len(SERIES)], "linewidth": 1.4}
+      style["linestyle"] = "--" if i >= len(SERIES) else "-"
+      axes[0].plot(steps, mean, label=name, **style)
+      axes[1].plot(steps, 100 * (mean / first - 1), **style)
+    axes[0].set(ylabel="loss", title=title)
+    axes[0].legend(fontsize=9)
+    axes[1].set(xlabel="step", ylabel="difference\n(percent)")
+  return Path(path)
+
+
 def reconstruction(
   target: np.ndarray,
   hidden: np.ndarray,

@@ -1,5 +1,6 @@
 """The training state: all that the next step reads, and so all that a checkpoint holds."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from experiments.training.keys import stream_key
 from experiments.training.mesh import AnyMesh, Placement, place, placements
 from experiments.training.optim import Optimiser
 from experiments.training.paths import leaves_by_path, map_by_path
+from experiments.training.rounding import narrow, widen
 from experiments.training.task import Task
 
 
@@ -22,10 +24,10 @@ class TrainState:
 
   Attributes:
     step: i32[], batches consumed so far, which is also the index of the next batch.
-    params: what the optimiser changes, float32.
+    params: what the optimiser changes: float32, or kernels in bfloat16 (`rounding.PARAMS`).
     model_state: batch statistics and the like.
     opt_state: moments and counters of the optimiser.
-    ema: moving average of params, or None where it is off.
+    ema: moving average of params in float32, or None where it is off.
     skipped: i32[], batches that changed nothing because loss or gradient was not finite.
     skipped_in_row: i32[], the same since the last good batch.
   """
@@ -43,12 +45,14 @@ def _create(task: Task, optimiser: Optimiser, key: jax.Array) -> TrainState:
   # A weakly typed initial value (`jnp.full(shape, 0.02)`) would compile the step a second time.
   variables = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), task.init(key))
   params = variables["params"]
+  if optimiser.cfg.params == "bfloat16":
+    params = narrow(params)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     model_state=variables["model_state"],
-    opt_state=optimiser.direction.init(params),
-    ema=jax.tree.map(jnp.copy, params) if optimiser.cfg.ema else None,
+    opt_state=optimiser.init(params, task.param_axes),
+    ema=jax.tree.map(jnp.copy, widen(params)) if optimiser.cfg.ema else None,
     skipped=jnp.zeros((), jnp.int32),
     skipped_in_row=jnp.zeros((), jnp.int32),
   )
@@ -63,7 +67,8 @@ def state_placements(task: Task, state: TrainState, mesh: AnyMesh) -> TrainState
   """A `Placement` for every array of a (perhaps abstract) state; `mesh.format_table` prints it.
 
   Parameters follow the task's table. Moments and EMA end in the path of their parameter and go
-  where it goes. Scalars and `model_state` (per-channel statistics) are whole on every device.
+  where it goes; so do the codes and scales of 8-bit moments, one level below it. Scalars and
+  `model_state` (per-channel statistics) are whole on every device.
 
   Raises:
     UsageError: for a parameter without a rule, or an optimiser array that belongs to no parameter.
@@ -78,12 +83,11 @@ def state_placements(task: Task, state: TrainState, mesh: AnyMesh) -> TrainState
     if not leaf.shape:
       return whole(path, leaf)
     parts = path.split("/")
-    for start in range(len(parts)):
-      twin = by_path.get("/".join(parts[start:]))
-      if twin is not None and twin.shape == tuple(leaf.shape):
-        ratio = jnp.dtype(leaf.dtype).itemsize / jnp.dtype(twin.dtype).itemsize
-        size = int(twin.bytes_per_device * ratio)
-        return Placement(twin.shape, str(leaf.dtype), twin.spec, size, twin.note)
+    for end, fits in ((len(parts), tuple.__eq__), (len(parts) - 1, _covers)):
+      for start in range(end):
+        twin = by_path.get("/".join(parts[start:end]))
+        if twin is not None and fits(twin.shape, tuple(leaf.shape)):
+          return _split_like(twin, leaf, mesh)
     raise UsageError(
       f"optimiser array {path} {tuple(leaf.shape)} has no parameter to be placed with"
     )
@@ -96,6 +100,39 @@ def state_placements(task: Task, state: TrainState, mesh: AnyMesh) -> TrainState
     ema=map_by_path(like_parameter, state.ema),
     skipped=whole("skipped", state.skipped),
     skipped_in_row=whole("skipped_in_row", state.skipped_in_row),
+  )
+
+
+def _covers(shape: tuple[int, ...], parts: tuple[int, ...]) -> bool:
+  """Whether an array has the parameter's shape, or one value for each of its blocks."""
+  return len(shape) == len(parts) and all(k <= n for n, k in zip(shape, parts, strict=True))
+
+
+def _split_like(twin: Placement, leaf: Any, mesh: AnyMesh) -> Placement:
+  """An array of the parameter's shape, or of one value per block, split as the parameter is.
+
+  An axis with fewer blocks than a mesh splits evenly stays whole.
+  """
+  entries: list[Any] = []
+  notes = [twin.note] if twin.note else []
+  spread = 1
+  for size, entry in zip(leaf.shape, twin.spec, strict=False):
+    axes = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    if size % parts:
+      notes.append(f"whole: {parts} devices cut its {size} blocks, so their scales move each step")
+      entry, parts = None, 1
+    entries.append(entry)
+    spread *= parts
+  while entries and entries[-1] is None:
+    entries.pop()
+  size_bytes = math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize
+  return Placement(
+    tuple(leaf.shape),
+    str(leaf.dtype),
+    PartitionSpec(*entries),
+    size_bytes // spread,
+    "; ".join(notes),
   )
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from experiments.training.keys import stream_key
 from experiments.training.mesh import LOGICAL, batch_sharding
 from experiments.training.optim import Optimiser, apply_direction, update_ema
+from experiments.training.rounding import narrow, round_like, widen
 from experiments.training.state import TrainState, state_shardings
 from experiments.training.task import Batch, Metrics, Task, Tree
 
@@ -35,16 +36,24 @@ def train_step(
   """
   cfg = optimiser.cfg
   key = stream_key(seed, "mask", state.step)
-  loss, grads, model_state, metrics = _gradient(task, state, batch, key, cfg.accumulate)
+  read = narrow(state.params) if cfg.params == "bfloat16_master" else state.params
+  loss, grads, model_state, metrics = _gradient(
+    task, read, state.model_state, batch, key, cfg.accumulate
+  )
 
   lr = optimiser.rate(state.step)
-  direction, opt_state = optimiser.direction.update(grads, state.opt_state, state.params)
-  params = apply_direction(state.params, direction, lr)
-  ema = update_ema(state.ema, params, cfg.ema) if cfg.ema else state.ema
+  # All that follows is in float32, whatever the parameters are stored in.
+  grads, wide = widen(grads), widen(state.params)
+  direction, opt_state = optimiser.direction.update(grads, state.opt_state, wide)
+  params = apply_direction(wide, direction, lr)
+  if cfg.params == "bfloat16":
+    params = round_like(params, state.params, stream_key(seed, "round", state.step))
+  ema = update_ema(state.ema, widen(params), cfg.ema) if cfg.ema else state.ema
 
   grad_norm = optax.tree.norm(grads)
   # A sound gradient can still give an unsound update, as when a square overflows.
-  good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(params))
+  good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  good &= jnp.isfinite(optax.tree.norm(widen(params)))
   good &= _all_finite(model_state)
   params, opt_state, model_state, ema = jax.tree.map(
     lambda new, old: jnp.where(good, new, old),
@@ -65,7 +74,7 @@ def train_step(
     "loss": loss,
     "grad_norm": grad_norm,
     "lr": lr,
-    "param_norm": optax.tree.norm(params),
+    "param_norm": optax.tree.norm(widen(params)),
     "skipped": new.skipped,
     "skipped_in_row": new.skipped_in_row,
   }
@@ -78,20 +87,21 @@ def _all_finite(tree: Tree) -> jax.Array:
 
 
 def _gradient(
-  task: Task, state: TrainState, batch: Batch, key: jax.Array, accumulate: int
+  task: Task, params: Tree, model_state: Tree, batch: Batch, key: jax.Array, accumulate: int
 ) -> tuple[jax.Array, Tree, Tree, Metrics]:
   """(loss, gradient, model state, metrics) of a batch, taken in `accumulate` microbatches.
 
   Each microbatch weighs what it counts (see `Task.loss`): one that is mostly padding adds little.
+  The gradient is in the dtypes of the parameters, a sum over microbatches in float32.
   """
 
   def one(model_state: Tree, rows: Batch, row_key: jax.Array) -> tuple[Any, ...]:
     value = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, (model_state, metrics)), grads = value(state.params, model_state, rows, row_key, True)
+    (loss, (model_state, metrics)), grads = value(params, model_state, rows, row_key, True)
     return loss, grads, model_state, metrics
 
   if accumulate == 1:
-    return one(state.model_state, batch, key)
+    return one(model_state, batch, key)
 
   def body(carry: tuple[Tree, Tree], inputs: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
     total, model_state = carry
@@ -101,10 +111,10 @@ def _gradient(
     total = jax.tree.map(lambda t, g: t + weight * g, total, grads)
     return (total, model_state), (loss, metrics)
 
-  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  zeros = jax.tree.map(jnp.zeros_like, widen(params))
   micro = jax.tree.map(lambda x: _microbatches(x, accumulate), batch)
   (total, model_state), per_part = jax.lax.scan(
-    body, (zeros, state.model_state), (jnp.arange(accumulate), micro)
+    body, (zeros, model_state), (jnp.arange(accumulate), micro)
   )
   weights = per_part[1].pop("counted")
   counted = jnp.sum(weights)

@@ -10,6 +10,7 @@ Tree: TypeAlias = Any
 Batch: TypeAlias = Mapping[str, jax.Array]
 Metrics: TypeAlias = dict[str, jax.Array]
 LogicalAxes: TypeAlias = tuple[str | None, ...]
+ParamAxes: TypeAlias = tuple[tuple[str, LogicalAxes], ...]
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,4 @@ class Task:
 
   init: Callable[[jax.Array], dict[str, Tree]]
   loss: Callable[[Tree, Tree, Batch, jax.Array, bool], tuple[jax.Array, tuple[Tree, Metrics]]]
-  param_axes: tuple[tuple[str, LogicalAxes], ...]
+  param_axes: ParamAxes

@@ -62,6 +62,15 @@ def test_compare_curves(tmp_path):
     pictures.compare_curves(ours, ours[1:], tmp_path / "d.png")
 
 
+def test_compare_variants(tmp_path):
+  first = np.linspace(1.2, 0.9, 50)
+  curves = {f"run {i}": first * (1 + i / 100) for i in range(7)}  # more than there are colours
+  path = pictures.compare_variants(curves, tmp_path / "v.png")
+  assert shape_of(path) == (780, 936)
+  with pytest.raises(ValueError, match="must be equal"):
+    pictures.compare_variants({"a": first, "b": first[1:]}, tmp_path / "w.png")
+
+
 def test_reconstruction(tmp_path):
   target = RNG.uniform(-80, 0, (64, 203))
   hidden = np.arange(50) % 4 != 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.linen as nn
@@ -16,7 +17,8 @@ from dasheng_jax.errors import ConfigError
 from dasheng_jax.loss import masked_mse, normalise_target
 from dasheng_jax.masking import Masking, count_kept, random_mask
 from dasheng_jax.patches import patchify
-from pipelines.mel import log_mel as compute_log_mel
+from dasheng_jax.sharding import each_row_at_home
+from pipelines.mel import mel_power, power_to_db
 
 Variables = dict
 
@@ -101,7 +103,9 @@ def pretrain_loss(
   longer than the time table.
   """
   batch, patches = wave.shape[0], check_crop(cfg, wave.shape[1])
-  log_mel = jax.lax.stop_gradient(compute_log_mel(wave, cfg.mel))
+  # The clamp of the decibels looks at the whole batch, all before it at one clip alone.
+  power = each_row_at_home(functools.partial(mel_power, cfg=cfg.mel), wave)
+  log_mel = jax.lax.stop_gradient(power_to_db(power, cfg.mel))
   masking = random_mask(key, batch, patches, cfg.mask_ratio, cfg.mask_group)
   valid_patches = None
   if cfg.padding == "ignore" and valid is not None:

@@ -7,6 +7,9 @@ to the tensor axis); see `experiments.training.mesh`. Model code knows of meshes
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
@@ -40,11 +43,29 @@ def constrain_batch(x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
   Does nothing outside a mesh, or where the batch does not divide over it (a small evaluation
   batch).
   """
+  axes = _axes_of(x.shape[0])
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+
+
+def each_row_at_home(
+  function: Callable[[jax.Array], jax.Array], x: Float[Array, "b ..."]
+) -> Float[Array, "b ..."]:
+  """`function(x)`, every device working on its own rows alone.
+
+  For functions of one row after the other with operations that the partitioner cannot split, such
+  as an FFT: it would gather the whole batch on every device first. The same as `function(x)`
+  outside a mesh, or where the batch does not divide over it.
+  """
+  axes = _axes_of(x.shape[0])
+  if not axes:
+    return function(x)
+  rows = PartitionSpec(axes)
+  return jax.shard_map(function, in_specs=rows, out_specs=rows, axis_names=set(axes))(x)
+
+
+def _axes_of(rows: int) -> tuple[str, ...]:
+  """The mesh axes that split a batch of so many rows; () where it stays whole."""
   mesh = jax.sharding.get_abstract_mesh()
   axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
-  parts = 1
-  for axis in axes:
-    parts *= mesh.shape[axis]
-  if parts == 1 or x.shape[0] % parts:
-    return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+  parts = math.prod(mesh.shape[axis] for axis in axes)
+  return () if parts == 1 or rows % parts else axes

@@ -1,11 +1,15 @@
-"""Speed of the audio CNNs beside the released PyTorch code and ONNX Runtime, in one run.
+r"""Speed of the models beside the released PyTorch code and ONNX Runtime, in one run.
 
     git clone https://github.com/fschmid56/EfficientAT
     python -m experiments.bench --originals EfficientAT --torch_python TORCH_VENV/bin/python
+    python -m experiments.bench --models dasheng_base --torch_python TORCH_VENV/bin/python
+    python -m experiments.bench --models dasheng_1_2b --parts step --batches 64 --platform gpu \
+      --dtype bfloat16 --chip h100 --torch_python TORCH_VENV/bin/python
 
 Every contender is a process of its own. A round takes every case and every contender in turn, so
 that whatever else the machine does falls on all and rows can be compared too; medians are reported.
-All run the same weights. Without --originals only this library is timed.
+The CNNs run the same weights everywhere, Dasheng drawn ones. The PyTorch side of the CNNs needs
+--originals, that of Dasheng the package `dasheng` in TORCH_VENV; without them, this library alone.
 """
 
 import contextlib
@@ -19,30 +23,53 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Literal
 
+from dasheng_jax import config as dasheng
 from experiments.benchmarks.contender import Contender, Skipped
+from experiments.planning.chips import CHIPS
+from experiments.planning.formulas import clip_flops
 from experiments.training import cli
 from experiments.training.errors import UsageError
 from mobile_jax.config import named
 from pipelines.progress import Progress
 
+# What can be timed, of the CNNs and of Dasheng.
 PARTS = ("network", "mel", "tag", "train")
+DASHENG_PARTS = ("embed", "step")
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
   """Settings of bench."""
 
-  # sizes by name
+  # sizes by name; those that begin with dasheng are timed in parts of their own
   models: tuple[str, ...] = ("mn04", "mn10", "dymn10")
-  # clips of 10 s per call
+  # clips per call
   batches: tuple[int, ...] = (1, 8)
-  # what is timed: "network" from log-mel, "mel", "tag" (both), "train" (forward and backward)
-  parts: tuple[str, ...] = ("network", "mel")
-  # checkout of the released PyTorch code; empty: this library alone
+  # what is timed: of CNNs "network" from log-mel, "mel", "tag" (both), "train" (forward and
+  # backward); of Dasheng "embed" from waves, "step" (a whole training step); empty: "network" and
+  # "mel", or both of Dasheng's
+  parts: tuple[str, ...] = ()
+  # length of Dasheng's clips
+  seconds: float = 10.0
+  # type of Dasheng's matrix products, on both sides
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  # of Dasheng's training step
+  optimiser: str = "adamw"
+  # what the backward pass of Dasheng computes again
+  remat: Literal["none", "block", "dots"] = "none"
+  # attention of Dasheng: plain products, or the fused kernel of NVIDIA GPUs
+  attention: Literal["xla", "cudnn"] = "xla"
+  # where Dasheng runs; the CNNs are timed on the CPU
+  platform: Literal["cpu", "gpu"] = "cpu"
+  # accelerator whose peak the share of it (MFU) is taken of, such as h100; empty: no such column
+  chip: str = ""
+  # checkout of the released PyTorch code of the CNNs; empty: this library alone
   originals: str = ""
-  # Python that has torch and torchaudio (onnxruntime and onnx too, for that column)
-  torch_python: str = sys.executable
+  # Python that has torch and torchaudio (onnxruntime and onnx too, for that column), and for
+  # Dasheng einops and the package dasheng
+  torch_python: str = ""
   # threads of every contender
   threads: int = 2
   # rounds, and calls in each of them
@@ -50,20 +77,22 @@ class Bench:
   calls: int = 5
   # file that the figures are written to
   json: str = ""
-  about: str = "networks beside the originals"
+  about: str = "models beside the originals"
 
 
 def main(cfg: Bench) -> int:
   """Measures, prints a table, and writes it as JSON if asked."""
   cases = _cases(cfg)
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-    contenders = _contenders(cfg, folder, stack)
+    contenders = _contenders(cfg, cases, folder, stack)
     rows = _measure(cases, contenders, cfg)
   print(table(rows, [c.name for c in contenders]))
+  if speeds := pace(rows, cfg.chip):
+    print("\n" + speeds)
   if cfg.json:
     about = {
       "date": datetime.date.today().isoformat(),
-      "machine": f"{platform.machine()}, {cfg.threads} threads",
+      "machine": f"{platform.machine()}, {cfg.threads} threads, {cfg.platform}",
       "python": platform.python_version(),
     }
     pathlib.Path(cfg.json).write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
@@ -71,38 +100,65 @@ def main(cfg: Bench) -> int:
 
 
 def _cases(cfg: Bench) -> list[dict]:
-  if odd := [part for part in cfg.parts if part not in PARTS]:
-    raise UsageError(f"--parts {odd[0]}: choose from {', '.join(PARTS)}")
+  if odd := [part for part in cfg.parts if part not in (*PARTS, *DASHENG_PARTS)]:
+    raise UsageError(f"--parts {odd[0]}: choose from {', '.join((*PARTS, *DASHENG_PARTS))}")
   if cfg.originals and not (pathlib.Path(cfg.originals) / "models").is_dir():
     raise UsageError(
       f"--originals {cfg.originals}: no checkout there; "
       "git clone https://github.com/fschmid56/EfficientAT"
     )
-  if min((cfg.rounds, cfg.calls, cfg.threads, *cfg.batches), default=0) < 1:
-    raise UsageError("--rounds, --calls, --threads and --batches must be positive")
-  cases = []
-  for part in cfg.parts:
-    # The front end is the same for all models.
-    for model in ("",) if part == "mel" else cfg.models:
-      if model:
-        named(model)
-      cases += [{"part": part, "model": model, "batch": batch} for batch in cfg.batches]
+  if min((cfg.rounds, cfg.calls, cfg.threads, cfg.seconds, *cfg.batches), default=0) <= 0:
+    raise UsageError("--rounds, --calls, --threads, --seconds and --batches must be positive")
+  if cfg.chip and cfg.chip not in CHIPS:
+    raise UsageError(f"--chip {cfg.chip}: choose from {', '.join(CHIPS)}")
+  large = [name for name in cfg.models if name.startswith("dasheng")]
+  small = [name for name in cfg.models if name not in large]
+  for name in small:
+    named(name)
+  for name in large:
+    dasheng.named(name)
+  settings = {"seconds": cfg.seconds, "dtype": cfg.dtype, "optimiser": cfg.optimiser}
+  settings |= {"remat": cfg.remat, "attention": cfg.attention}
+  cases: list[dict] = []
+  for part in cfg.parts or (("network", "mel") if small else ()) + (DASHENG_PARTS if large else ()):
+    if part in DASHENG_PARTS:
+      chosen, extra = large, settings
+    else:
+      # The front end is the same for all models.
+      chosen, extra = [""] if part == "mel" else small, {}
+    for model in chosen:
+      cases += [{"part": part, "model": model, "batch": batch, **extra} for batch in cfg.batches]
+  if not cases:
+    raise UsageError(f"--parts {' '.join(cfg.parts)}: of none of {', '.join(cfg.models)}")
   return cases
 
 
-def _contenders(cfg: Bench, folder: str, stack: contextlib.ExitStack) -> list[Contender]:
+def _contenders(
+  cfg: Bench, cases: Sequence[dict], folder: str, stack: contextlib.ExitStack
+) -> list[Contender]:
   found = []
-  if cfg.originals:
-    worker = pathlib.Path(__file__).parent / "benchmarks" / "originals.py"
-    originals = str(pathlib.Path(cfg.originals).resolve())
-    for kind in ("torch", "onnxruntime"):
-      command = [cfg.torch_python, str(worker), originals, kind, str(cfg.threads), folder]
-      found.append(stack.enter_context(Contender(kind, command, cfg.threads)))
-  for kernels in ("auto", "xla"):
-    command = [sys.executable, "-m", "experiments.benchmarks.ours", kernels, folder]
-    name = "ours" if kernels == "auto" else "ours, XLA alone"
-    env = {"JAX_PLATFORMS": "cpu"}
+
+  def add(name: str, command: list[str], env: dict[str, str] | None = None) -> None:
     found.append(stack.enter_context(Contender(name, command, cfg.threads, env)))
+
+  workers = pathlib.Path(__file__).parent / "benchmarks"
+  torch_python = cfg.torch_python or sys.executable
+  if any(case["part"] in PARTS for case in cases):
+    if cfg.originals:
+      originals = str(pathlib.Path(cfg.originals).resolve())
+      for kind in ("torch", "onnxruntime"):
+        worker = str(workers / "originals.py")
+        add(kind, [torch_python, worker, originals, kind, str(cfg.threads), folder])
+    for kernels, name in (("auto", "ours"), ("xla", "ours, XLA alone")):
+      command = [sys.executable, "-m", "experiments.benchmarks.ours", kernels, folder]
+      add(name, command, {"JAX_PLATFORMS": "cpu"})
+  if any(case["part"] in DASHENG_PARTS for case in cases):
+    if cfg.torch_python:
+      worker = str(workers / "originals_dasheng.py")
+      add("torch, dasheng", [torch_python, worker, str(cfg.threads), cfg.platform])
+    for stacked, name in (("scan", "ours, scanned"), ("unrolled", "ours, unrolled")):
+      command = [sys.executable, "-m", "experiments.benchmarks.ours_dasheng", stacked]
+      add(name, command, {"JAX_PLATFORMS": "cuda" if cfg.platform == "gpu" else "cpu"})
   return found
 
 
@@ -132,18 +188,54 @@ def _measure(cases: Sequence[dict], contenders: Sequence[Contender], cfg: Bench)
 
 
 def table(rows: Sequence[dict], names: Sequence[str]) -> str:
-  """Markdown: median milliseconds, and how many times as long as ours each takes."""
+  """Markdown: median milliseconds, and how many times as long as our quickest each takes."""
   lines = ["| case | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
   for row in rows:
-    ours = row["median_ms"].get("ours")
+    own = [ms for name, ms in row["median_ms"].items() if name.startswith("ours")]
+    ours = row["median_ms"].get("ours") or min(own, default=None)
     cells = []
     for name in names:
       ms = row["median_ms"].get(name)
-      ratio = "" if ms is None or name == "ours" or not ours else f" ({ms / ours:.2f} x)"
+      ratio = "" if ms is None or ms == ours or not ours else f" ({ms / ours:.2f} x)"
       cells.append("-" if ms is None else f"{ms:.1f}{ratio}")
     title = f"{row['model']} {row['part']}, {row['batch']} clip(s)".strip()
     lines.append(f"| {title} | " + " | ".join(cells) + " |")
   return "\n".join(lines)
+
+
+def pace(rows: Sequence[dict], chip: str = "") -> str:
+  """Markdown of Dasheng's rows: clips and operations per second, and the share of a chip's peak.
+
+  Operations are those that training or inference needs, `planning.formulas.clip_flops`: what remat
+  computes again does not count. "" without such rows.
+  """
+  peak = f" | share of {chip}" if chip else ""
+  lines = [
+    f"| case | who | clips/s | TFLOP/s{peak} |",
+    "| --- | --- | ---: | ---: |" + (" ---: |" if chip else ""),
+  ]
+  for row in rows:
+    if row["part"] not in DASHENG_PARTS:
+      continue
+    flops = _flops(row)
+    for name, ms in row["median_ms"].items():
+      clips = 1e3 * row["batch"] / ms
+      share = f" {clips * flops / CHIPS[chip].peak_flops:.1%} |" if chip else ""
+      title = f"{row['model']} {row['part']}, {row['batch']} clip(s)"
+      lines.append(f"| {title} | {name} | {clips:.2f} | {clips * flops / 1e12:.3f} |{share}")
+  return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _flops(row: dict) -> float:
+  """Operations of a clip: of training, or of the encoder over all tokens."""
+  cfg = dasheng.named(row["model"])
+  samples = int(row["seconds"] * cfg.mel.sample_rate)
+  if row["part"] == "step":
+    return clip_flops(cfg, samples).model
+  shape, tokens = cfg.encoder, cfg.patches(samples)
+  chunk = min(tokens, shape.positions)
+  block = (8 + 4 * shape.mlp_ratio) * shape.width**2 + 4 * chunk * shape.width
+  return tokens * (2.0 * cfg.patch_size * shape.width + shape.depth * block)
 
 
 if __name__ == "__main__":
@@ -152,5 +244,5 @@ if __name__ == "__main__":
     {"default": Bench()},
     prog="bench",
     default="default",
-    description="Speed of the audio CNNs beside the released PyTorch code and ONNX Runtime.",
+    description="Speed of the models beside the released PyTorch code and ONNX Runtime.",
   )

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.errors import UsageError
@@ -33,13 +34,21 @@ LOGICAL: dict[str, str | tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; -1 (one axis at most) takes what the others leave."""
+  """Devices along each axis; -1 (one axis at most) takes what the others leave.
+
+  Slices are groups of devices with a fast network of their own (TPU slices, GPU nodes). The `data`
+  axis goes over them, slice by slice, so that only the sum of the gradients crosses from one to
+  another; `fsdp` and `tensor` stay within a slice.
+  """
 
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+  slices: int = 1  # groups of devices that `data` is split over first; divides data
 
   def __post_init__(self):
+    if self.slices < 1:
+      raise UsageError(f"mesh.slices={self.slices}: there is 1 slice or more")
     sizes = {axis: getattr(self, axis) for axis in AXES}
     wrong = [f"mesh.{axis}={n}" for axis, n in sizes.items() if n < 1 and n != -1]
     if wrong:
@@ -63,6 +72,11 @@ class MeshConfig:
         f"{flags} does not fit {devices} device(s); {way}, or look at it with --dry_run"
       )
     sizes.update(dict.fromkeys(free, devices // fixed))
+    if sizes["data"] % self.slices:
+      raise UsageError(
+        f"--mesh.data {sizes['data']} does not split over --mesh.slices {self.slices}; make it a "
+        "multiple, with smaller fsdp or tensor: these two stay within a slice"
+      )
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 
@@ -71,10 +85,37 @@ def _product(sizes: dict[str, int]) -> str:
 
 
 def make_mesh(cfg: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-  """Mesh (data, fsdp, tensor) over all devices of all processes, or those given."""
+  """Mesh (data, fsdp, tensor) over all devices of all processes, or those given.
+
+  With several slices, the first index of `data` counts slices: all devices of the first come first.
+  """
   devices = list(jax.devices() if devices is None else devices)
-  sizes = (cfg or MeshConfig()).sizes(len(devices))
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  cfg = cfg or MeshConfig()
+  sizes = cfg.sizes(len(devices))
+  types = (AxisType.Auto,) * len(AXES)
+  if cfg.slices == 1:
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+  inside = (sizes[0] // cfg.slices, *sizes[1:])
+  blocks = [mesh_utils.create_device_mesh(inside, part) for part in _slices(cfg.slices, devices)]
+  return Mesh(np.concatenate(blocks), AXES, axis_types=types)
+
+
+def _slices(count: int, devices: list[Any]) -> list[list[Any]]:
+  """The devices of each slice: as they say themselves, or else equal runs of processes."""
+  groups: dict[int, list[Any]] = {}
+  for device in devices:
+    groups.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+  if len(groups) == 1 and devices[0].platform != "tpu":
+    # Devices that know of no slices: neighbours in the order of processes.
+    ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
+    each = len(devices) // count
+    groups = {i: ordered[i * each : (i + 1) * each] for i in range(count)}
+  if len(groups) != count or len({len(g) for g in groups.values()}) != 1:
+    found = ", ".join(str(len(groups[i])) for i in sorted(groups))
+    raise UsageError(
+      f"--mesh.slices {count}: the devices form {len(groups)} slice(s) of {found} device(s)"
+    )
+  return [groups[i] for i in sorted(groups)]
 
 
 def imagined_mesh(cfg: MeshConfig, devices: int) -> AbstractMesh:
@@ -83,6 +124,7 @@ def imagined_mesh(cfg: MeshConfig, devices: int) -> AbstractMesh:
   As many devices as there are, or, where that does not fit, as few as the sizes allow.
   """
   fixed = math.prod(n for n in (cfg.data, cfg.fsdp, cfg.tensor) if n != -1)
+  fixed *= cfg.slices if cfg.data == -1 else 1
   free = -1 in (cfg.data, cfg.fsdp, cfg.tensor)
   count = devices if free and devices % fixed == 0 else fixed
   return AbstractMesh(cfg.sizes(count), AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 
+from dasheng_jax.errors import ConfigError
 from experiments import bench
 from experiments.benchmarks.contender import Contender, Skipped
 from experiments.training.errors import RunError, UsageError
@@ -63,14 +64,39 @@ def test_the_table_compares_with_ours():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"parts": ("wave",)}, "--parts wave: choose from network, mel, tag, train"),
+    ({"parts": ("wave",)}, "--parts wave: choose from network, mel, tag, train, embed, step"),
+    ({"models": ("mn04",), "parts": ("step",)}, "--parts step: of none of mn04"),
+    ({"models": ("dasheng_bse",)}, "no model is named 'dasheng_bse'; did you mean dasheng_base"),
+    ({"chip": "h1000"}, "--chip h1000: choose from v4, v5e"),
     ({"originals": "nowhere"}, "--originals nowhere: no checkout there"),
-    ({"rounds": 0}, "--rounds, --calls, --threads and --batches must be positive"),
+    ({"rounds": 0}, "--rounds, --calls, --threads, --seconds and --batches must be positive"),
   ],
 )
 def test_wrong_settings_get_one_line(change, message):
-  with pytest.raises(UsageError, match=message):
+  with pytest.raises((UsageError, ConfigError), match=message):
     bench.main(bench.dataclasses.replace(bench.Bench(), **change))
+
+
+def test_clips_and_operations_per_second():
+  """515 G operations for a clip of the 1.2B model's training: the arithmetic of the reference."""
+  row = {"part": "step", "model": "dasheng_1_2b", "batch": 64, "seconds": 10.0}
+  lines = bench.pace([{**row, "median_ms": {"ours, scanned": 64.0}}], "h100").splitlines()
+  assert lines[2] == "| dasheng_1_2b step, 64 clip(s) | ours, scanned | 1000.00 | 514.976 | 52.1% |"
+  assert bench.pace([{"part": "mel", "model": "", "batch": 1, "median_ms": {"ours": 1.0}}]) == ""
+  # The encoder over all 250 tokens: a third of what its training would take.
+  row = {"part": "embed", "model": "dasheng_base", "batch": 1, "seconds": 10.0}
+  assert bench._flops(row) == pytest.approx(
+    250 * (12 * (24 * 768**2 + 4 * 768 * 250) / 1), rel=0.02
+  )
+
+
+@pytest.mark.slow
+def test_a_micro_model_in_both_parts(capsys):
+  settings = {"models": ("dasheng_micro",), "batches": (2,), "rounds": 1, "calls": 1}
+  assert bench.main(bench.Bench(**settings, seconds=1.0)) == 0
+  said = capsys.readouterr().out
+  assert "| dasheng_micro embed, 2 clip(s) |" in said
+  assert "| dasheng_micro step, 2 clip(s) | ours, unrolled |" in said
 
 
 @pytest.mark.slow

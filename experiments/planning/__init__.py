@@ -1,0 +1,1 @@
+"""Planning a training run for accelerators that are not at hand: memory, work, traffic and time."""

@@ -67,40 +67,54 @@ def main(cfg: Convert) -> int:
   """Converts and returns 0; RunError where a parity report found a departure."""
   from dasheng_jax.weights.table import check
   from dasheng_jax.weights.tensors import Arrays
-  from experiments.conversion import destination, verify
-  from experiments.conversion.source import Wishes, open_source
+  from experiments.conversion import destination, overwrite, verify
+  from experiments.conversion.provenance import origin as origin_of
+  from experiments.conversion.source import Wishes, open_source, resolved
   from experiments.conversion.surgery import adjusted
 
   source, dest = _paths(cfg)
   shard_bytes = _bytes(cfg.shard_size)
   kind = None
   if dest is not None:
-    kind = destination.kind_of(dest, cfg.to)
-    destination.check_dest(dest, kind, cfg.overwrite)
+    kind = overwrite.kind_of(dest, cfg.to)
+    overwrite.check_dest(dest, kind, cfg.overwrite, source if source.exists() else None)
     if kind == "orbax" and cfg.dtype != "float32":
       raise UsageError(f"--dtype {cfg.dtype}: our own folders hold float32; leave it out")
-  verify.check_flags(dest, cfg.check, cfg.module, cfg.golden, cfg.overwrite)
+    if kind != "huggingface" and cfg.shard_size != Convert.shard_size:
+      raise UsageError(f"--shard_size is of --to huggingface, not of {kind}; leave it out")
+  module = verify.check_flags(dest, cfg.check, cfg.module, cfg.golden, cfg.overwrite)
   wishes = Wishes(cfg.name or None, cfg.heads or None, cfg.decoder_heads, cfg.temperature or None)
+  source = resolved(cfg.paths[0])
   found = open_source(source, wishes)
-  found = adjusted(found, positions=cfg.positions, classes=cfg.classes, seed=cfg.seed)
+  found = adjusted(
+    found, positions=cfg.positions, classes=cfg.classes, seed=cfg.seed, source=str(source)
+  )
   print(_said(source, found))
-  check(Arrays(found.tensors), found.rules, found.target, ignore=found.ignore, source=str(source))
+  check(
+    Arrays(found.tensors),
+    found.rules,
+    found.target,
+    ignore=found.ignore,
+    source=str(source),
+    dtype=cfg.dtype,
+  )
+  origin = origin_of(cfg.paths[0], source, found)
+  print("\n".join(f"  {key}: {text}" for key, text in origin.about.items()))
   if cfg.dry_run:
     print(mapping(found))
     return 0
-  about = {"converted from": source.name, **_digest(source)}
   if dest is not None and kind is not None:
     files = destination.write(
-      dest, kind, found, dtype=cfg.dtype, shard_bytes=shard_bytes, about=about
+      dest, kind, found, dtype=cfg.dtype, shard_bytes=shard_bytes, origin=origin
     )
     for file in files:
       print(f"wrote {file}{f' ({file.stat().st_size:,} bytes)' if file.is_file() else ''}")
   if cfg.golden:
-    verify.write_golden(Path(cfg.golden), found, cfg.module, source)
+    verify.write_golden(Path(cfg.golden), found, module, cfg.module, origin.digest)
     print(f"wrote {cfg.golden}")
   if cfg.check or (cfg.module and not cfg.golden):
     tolerance = verify.ROUNDED.get(cfg.dtype) if dest is not None else None
-    report = verify.report(found, dest, check=cfg.check, module=cfg.module, tolerance=tolerance)
+    report = verify.report(found, dest, check=cfg.check, module=module, tolerance=tolerance)
     print(verify.table(report))
     if not report.ok:
       raise RunError("the parity report shows a departure")
@@ -117,6 +131,9 @@ def _paths(cfg: Convert) -> tuple[Path, Path | None]:
   dest = Path(cfg.paths[1]) if len(cfg.paths) == 2 and not cfg.dry_run else None
   if dest is not None and source.resolve() == dest.resolve():
     raise UsageError(f"{dest}: SOURCE and DEST are the same")
+  taken = [path.resolve() for path in (source, dest) if path is not None]
+  if cfg.golden and Path(cfg.golden).resolve() in taken:
+    raise UsageError(f"--golden {cfg.golden}: is SOURCE or DEST; give it a name of its own")
   if cfg.heads < 0 or cfg.decoder_heads < 0 or cfg.positions < 0 or cfg.classes < 0:
     raise UsageError("--heads, --decoder_heads, --positions and --classes must not be negative")
   if cfg.temperature < 0:
@@ -126,14 +143,16 @@ def _paths(cfg: Convert) -> tuple[Path, Path | None]:
 
 def _bytes(text: str) -> int:
   match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-  if not match or float(match[1]) <= 0:
+  number = float(match[1]) if match else 0.0
+  if not match or not 1 <= number < 1e6:
     raise UsageError(f"--shard_size {text}: give a size such as 5GB or 500MB")
-  return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
+  return int(number * 1000 ** " KMGT".index(match[2].upper() or " "))
 
 
 def _said(source: Path, found: Found) -> str:
   count = sum(tensor.bytes for tensor in found.tensors.values())
-  head = f"{source}: {found.family}{f', {found.name}' if found.name else ''}, {count:,} bytes"
+  size = f" of the size of {found.name}" if found.name else ""
+  head = f"{source}: {found.family}{size}, {count:,} bytes"
   return "\n".join([head, *(f"  {sentence}" for sentence in found.said)])
 
 
@@ -168,25 +187,6 @@ def _matches(pattern: str, name: str) -> bool:
   from dasheng_jax.weights.table import LAYER
 
   return re.fullmatch(re.escape(pattern).replace(re.escape(LAYER), r"\d+"), name) is not None
-
-
-def _digest(source: Path) -> dict[str, str]:
-  import dasheng_jax
-  import mobile_jax
-  from dasheng_jax.errors import WeightsError
-  from dasheng_jax.weights.download import digest_of
-
-  if not source.is_file():
-    return {}
-  found = digest_of(source)
-  published = {model.file: model.sha256 for model in dasheng_jax.MODELS.values()}
-  published |= {tagger.file: tagger.sha256 for tagger in mobile_jax.MODELS.values()}
-  if published.get(source.name) not in (None, found):
-    raise WeightsError(
-      f"{source}: is not the published file of this name (another sha256); download it again, or "
-      "give your own file another name"
-    )
-  return {"sha256 of the source": found}
 
 
 if __name__ == "__main__":

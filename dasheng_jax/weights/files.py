@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig, EncoderConfig
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.models import MODELS
+from dasheng_jax.weights.config_json import shown, told_by
 from dasheng_jax.weights.names import FRONT_END, encoder_rules, front_end_buffers
 from dasheng_jax.weights.record import (
   OURS,
@@ -32,12 +32,21 @@ from dasheng_jax.weights.record import (
 )
 from dasheng_jax.weights.safetensors_file import open_safetensors, write_safetensors
 from dasheng_jax.weights.table import to_torch
-from dasheng_jax.weights.tensors import Arrays, Tensor, held
+from dasheng_jax.weights.tensors import (
+  Arrays,
+  Tensor,
+  depth_of,
+  headers,
+  held,
+  told_shape,
+  without_prefix,
+)
 from dasheng_jax.weights.torch_file import open_torch, write_torch
 
 # What an encoder file may carry beside the encoder: the decoder of a complete state and the
 # AudioSet head.
 BESIDE = (r"decoder\..*", r"outputlayer\..*")
+COUNTER = "init_bn.1.num_batches_tracked"
 # Largest departure from our own window and filters that float32 arithmetic of another library
 # explains.
 _FRONT_END_TOLERANCE = 2e-5
@@ -51,16 +60,14 @@ class EncoderFile(NamedTuple):
   """
 
   state: Mapping[str, np.ndarray]
-  config: dict
+  config: Mapping[str, Any]
   layout: str
   stored: DashengConfig | None = None
 
   @property
   def tensors(self) -> Mapping[str, Tensor]:
     """The same arrays, unread."""
-    if isinstance(self.state, Arrays):
-      return self.state.tensors
-    return {name: held(array) for name, array in self.state.items()}
+    return headers(self.state)
 
 
 def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
@@ -71,10 +78,18 @@ def read_encoder_file(path: str | os.PathLike) -> EncoderFile:
   content: dict = _open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path)
   file = encoder_file(path, content)
   if file is None:
-    inside = content["model"] if isinstance(content.get("model"), Mapping) else content
-    shown = ", ".join([name for name in inside if isinstance(name, str)][:3])
-    raise WeightsError(f"{path}: not a Dasheng encoder (it holds {shown or 'no tensor at all'})")
+    raise WeightsError(f"{path}: not a Dasheng encoder (it holds {first_names(content)})")
   return file
+
+
+def first_names(content: Mapping) -> str:
+  """The first names in opened contents, for the message about a foreign file."""
+  inside = content
+  for place in ("state_dict", "model", "model_state_dict"):
+    if isinstance(content.get(place), Mapping):
+      inside = content[place]
+      break
+  return ", ".join(shown(name)[1:-1] for name in list(inside)[:3]) or "no tensor at all"
 
 
 def encoder_file(path: Path, content: Mapping) -> EncoderFile | None:
@@ -95,7 +110,7 @@ def encoder_file(path: Path, content: Mapping) -> EncoderFile | None:
   if "time_pos_embed" not in state and "encoder.time_pos_embed" in state:
     complete = any(name.startswith("decoder.") for name in state)
     layout = "complete autoencoder" if complete else "Hugging Face"
-    state = {name.removeprefix("encoder."): x for name, x in state.items()}
+    state = without_prefix(state, "encoder.", str(path))
   elif "outputlayer.1.weight" in state and layout == "bare state dict":
     layout = "AudioSet classifier"
   ranks = {"time_pos_embed": 4, "patch_embed.proj.weight": 4}
@@ -115,43 +130,40 @@ def _where_to_find(stem: str) -> str:
 
 
 def config_of(
-  file: EncoderFile, heads: int | None = None, source: str = "the file"
+  file: EncoderFile, heads: int | None = None, source: str = "the file", flag: str = "heads=..."
 ) -> DashengConfig:
   """The model configuration that fits a file's tensors.
 
   Width, depth and patch come from the tensors. No tensor reveals the number of heads: it comes from
   `heads`, else from the file's own configuration, else from the table of published sizes.
-  WeightsError when none of them knows. A file of ours says the rest too.
+  WeightsError when none of them knows, which names the `flag` to pass. A file of ours says the rest
+  too.
   """
-  width, _, mel_bins, frames = file.state["patch_embed.proj.weight"].shape
-  numbers = [re.match(r"blocks\.(\d+)\.", name) for name in file.state]
-  depth = 1 + max((int(match[1]) for match in numbers if match), default=-1)
-  published = {(c.encoder.width, c.encoder.depth): c for c in SIZES.values()}
-  known = published.get((width, depth))
-  stored = file.stored
-  told = stored.encoder.heads if stored else file.config.get("num_heads")
-  if stored and heads and heads != told:
-    raise WeightsError(f"{source}: this model has {told} heads; leave {heads} out")
-  heads = heads or told or (known.encoder.heads if known else None)
+  tensors, told = file.tensors, told_by(file.config, source)
+  width, _, mel_bins, frames = told_shape(tensors, "patch_embed.proj.weight", 4, source)
+  depth = depth_of(tensors, "blocks.", source)
+  known, stored = published_size(width, depth), file.stored
+  says = stored.encoder.heads if stored else told.heads
+  if stored and heads and heads != says:
+    raise WeightsError(f"{source}: this model has {says} heads; leave {heads} out")
+  heads = heads or says or (known.encoder.heads if known else None)
   if not heads:
     raise WeightsError(
       f"{source}: the number of heads is in no tensor, and width {width} with depth {depth} "
-      "is no published size: pass heads=..."
+      f"is no published size: pass {flag}"
     )
-  hidden = file.state.get("blocks.0.mlp.fc1.weight")
-  ratio = 4.0 if hidden is None else hidden.shape[0] / width
-  stride = file.config.get("patch_stride")
-  if stride is not None and list(stride) != [mel_bins, frames]:
+  if told.stride not in (None, (mel_bins, frames)):
     raise WeightsError(
-      f"{source}: its patches of {mel_bins} x {frames} step by {list(stride)}; overlapping patches "
-      "are not Dasheng's"
+      f"{source}: its patches of {mel_bins} x {frames} step by {list(told.stride or ())}; "
+      "overlapping patches are not Dasheng's"
     )
+  rows = told_shape(tensors, "time_pos_embed", 4, source)[-1]
   base = stored or known or DashengConfig(decoder=DecoderConfig())
+  ratio = mlp_ratio(tensors, "", width, source)
   try:
-    encoder = EncoderConfig(width, depth, int(heads), ratio, file.state["time_pos_embed"].shape[-1])
+    encoder = EncoderConfig(width, depth, heads, ratio, rows)
     # The official constructor takes the clamp's depth among its arguments; the default is 120 dB.
-    top_db = float(file.config.get("top_db") or base.mel.top_db)
-    mel = dataclasses.replace(base.mel, mel_bins=mel_bins, top_db=top_db)
+    mel = dataclasses.replace(base.mel, mel_bins=mel_bins, top_db=told.top_db or base.mel.top_db)
     cfg = dataclasses.replace(base, encoder=encoder, patch_frames=frames, mel=mel)
   except ValueError as error:
     raise WeightsError(f"{source}: {error}") from None
@@ -160,14 +172,32 @@ def config_of(
   return cfg
 
 
+def published_size(width: int, depth: int) -> DashengConfig | None:
+  """The size of the table whose encoder has these."""
+  published = {(c.encoder.width, c.encoder.depth): c for c in SIZES.values()}
+  return published.get((width, depth))
+
+
+def mlp_ratio(tensors: Mapping[str, Tensor], prefix: str, width: int, source: str) -> float:
+  """Hidden over outer width of a stack's first block, under a prefix such as "decoder."."""
+  name = f"{prefix}blocks.0.mlp.fc1.weight"
+  return told_shape(tensors, name, 2, source)[0] / width if name in tensors else 4.0
+
+
+def with_counter(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+  """With the counter that Hugging Face files of old tools lack; outputs do not use it."""
+  return {COUNTER: held(np.zeros((), np.int64)), **tensors}
+
+
 def check_front_end(file: EncoderFile, cfg: DashengConfig, source: str) -> None:
   """WeightsError when the file carries a window or filters that are not the ones we compute."""
   ours = front_end_buffers(cfg)
   for name in FRONT_END.values():
-    if name not in file.state:
+    if name not in file.tensors:
       continue
-    theirs = file.state[name]
-    if theirs.shape != ours[name].shape or np.abs(theirs - ours[name]).max() > _FRONT_END_TOLERANCE:
+    same = file.tensors[name].shape == ours[name].shape
+    # A NaN is no less a departure than a large difference.
+    if not same or not np.abs(file.state[name] - ours[name]).max() <= _FRONT_END_TOLERANCE:
       raise WeightsError(
         f"{source}: {name} is not Dasheng's front end (16 kHz, 512-point Hann, 64 HTK mels), "
         "so its features would differ"

@@ -10,24 +10,33 @@ One folder serves every family: `family` says whose configuration it holds.
 
 from __future__ import annotations
 
-import warnings
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.weights.checksum import checksum
-from dasheng_jax.weights.orbax_arrays import restore_arrays
+from dasheng_jax.weights.config_json import shown
+from dasheng_jax.weights.orbax_arrays import quiet, restore_arrays
 from dasheng_jax.weights.record import OURS, checked, content_of, read_json
 from dasheng_jax.weights.safetensors_file import INDEX, WHOLE, open_safetensors, open_sharded
 from dasheng_jax.weights.table import flatten, unflatten
 from dasheng_jax.weights.tensors import Tensor
 
 CONFIG = "config.json"
+CARD = "README.md"
 STATE = "state"
+# Everything that we write into a folder.
+OWN_ENTRIES = re.compile(
+  "|".join(map(re.escape, (CONFIG, CARD, STATE, WHOLE, INDEX)))
+  + r"|model-\d{5}-of-\d{5}\.safetensors"
+)
+# Another format of the same weights, which takes PyTorch to read.
+_PICKLED = "pytorch_model.bin"
 _PART_BYTES = 1 << 28
 _CHUNK_BYTES = 1 << 26
 
@@ -50,18 +59,52 @@ def our_part(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
   return checked(config.get(OURS), folder / CONFIG)
 
 
+class ArrayRecord(NamedTuple):
+  """What config.json says of one of our arrays; part: number of the checkpoint that holds it."""
+
+  shape: tuple[int, ...]
+  dtype: str
+  checksum: int
+  part: int
+
+
+def arrays_of(folder: Path, ours: Mapping[str, Any]) -> dict[str, ArrayRecord]:
+  """The arrays that our part of config.json lists, by path; WeightsError for any other list."""
+  listed = ours.get("arrays")
+  if not isinstance(listed, Mapping) or not listed:
+    raise WeightsError(f"{folder / CONFIG}: lists no arrays; convert the source again")
+  found = {}
+  for path, entry in listed.items():
+    sound = isinstance(entry, list) and len(entry) == 4 and isinstance(entry[0], list)
+    if not sound or not all(type(n) is int and n >= 0 for n in (*entry[0], *entry[2:])):
+      raise WeightsError(
+        f"{folder / CONFIG}: does not say shape, type, checksum and part of {shown(path)}; "
+        "convert the source again"
+      )
+    found[path] = ArrayRecord(tuple(entry[0]), str(entry[1]), entry[2], entry[3])
+  return found
+
+
 def open_folder_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
   """(tensors under the names in the files, notes) of a folder with one file or shards."""
   if (folder / INDEX).is_file():
     return open_sharded(folder / INDEX)
   if (folder / WHOLE).is_file():
     return open_safetensors(folder / WHOLE)
-  raise WeightsError(f"{folder}: holds neither {WHOLE} nor {INDEX}; fetch the folder again")
+  instead = "fetch the folder again"
+  if (folder / _PICKLED).is_file():
+    instead = f"pass {folder / _PICKLED}"
+  raise WeightsError(f"{folder}: holds neither {WHOLE} nor {INDEX}; {instead}")
 
 
 def open_content(folder: Path) -> dict[str, Any]:
   """What a folder holds, laid out as in a .pt file; of our own arrays the record alone."""
   config = read_config(folder)
+  several = [name for name in (STATE, INDEX, WHOLE) if (folder / name).exists()]
+  if len(several) > 1:
+    raise WeightsError(
+      f"{folder}: holds both {several[0]} and {several[1]}, which may be two models; remove one"
+    )
   if not (folder / STATE).is_dir():
     return content_of(*open_folder_tensors(folder), config)
   ours = our_part(folder, config)
@@ -101,14 +144,15 @@ def write_state(folder: Path, parts: Iterable[Mapping[str, np.ndarray]]) -> dict
     pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
     # A file per chunk: in OCDBT's common files a part would wait in memory once more.
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
-    with ocp.Checkpointer(handler) as writer, warnings.catch_warnings():
-      warnings.simplefilter("ignore")
+    with ocp.Checkpointer(handler) as writer, quiet():
       args = ocp.args.PyTreeSave(tree, save_args=pieces)
       writer.save((folder / STATE / str(number)).absolute(), args=args)
   return record
 
 
-def read_state(folder: Path, wanted: Mapping, record: Mapping[str, list]) -> dict[str, np.ndarray]:
+def read_state(
+  folder: Path, wanted: Mapping, record: Mapping[str, ArrayRecord]
+) -> dict[str, np.ndarray]:
   """The wanted arrays by path, on the host, each verified against the record's checksum.
 
   wanted: a tree of shapes. WeightsError names the first array that is not as recorded.
@@ -116,17 +160,17 @@ def read_state(folder: Path, wanted: Mapping, record: Mapping[str, list]) -> dic
   shapes = flatten(wanted)
   homes: dict[int, list[str]] = {}
   for path, leaf in shapes.items():
-    entry = record.get(path)
-    if not isinstance(entry, list) or len(entry) != 4 or not isinstance(entry[3], int):
+    if path not in record:
       raise WeightsError(f"{folder}: {CONFIG} lists no {path}; convert the source again")
-    if entry[:2] != [list(leaf.shape), str(leaf.dtype)]:
+    entry = record[path]
+    if (entry.shape, entry.dtype) != (tuple(leaf.shape), str(leaf.dtype)):
       raise WeightsError(f"{folder}: its {path} is not that of the model that {CONFIG} names")
-    homes.setdefault(entry[3], []).append(path)
+    homes.setdefault(entry.part, []).append(path)
   out: dict[str, np.ndarray] = {}
   for number, paths in sorted(homes.items()):
     arrays = _restored_part(folder / STATE / str(number), {path: shapes[path] for path in paths})
     for path in paths:
-      if checksum(arrays[path]) != record[path][2]:
+      if checksum(arrays[path]) != record[path].checksum:
         raise WeightsError(f"{folder / STATE}: {path} is damaged; convert the source again")
     out |= arrays
   return {path: out[path] for path in shapes}

@@ -1,6 +1,6 @@
 """What a weight file turned out to be: its model, its layout, and the table that moves its tensors.
 
-file --identify--> Found --check--> every tensor used, of the right shape, finite
+file --identify--> Found --check--> every tensor used, of the right shape and type, finite
 |
 +--> tensors under official names --> .pt, .safetensors, shards
 +--> arrays under our paths ------> our own folder
@@ -31,6 +31,7 @@ class Found(NamedTuple):
     ignore: regular expressions of names that the source may carry and we compute or drop.
     constants: what the official layout carries and we compute.
     said: what was found, and where each fact that no tensor tells came from; one sentence each.
+    earlier: what a folder of ours says of the source that it was converted from.
   """
 
   family: str
@@ -43,3 +44,4 @@ class Found(NamedTuple):
   ignore: tuple[str, ...]
   constants: Mapping[str, np.ndarray]
   said: tuple[str, ...]
+  earlier: Mapping[str, str] = {}

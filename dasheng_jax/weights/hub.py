@@ -13,7 +13,6 @@ The cache folder is `DASHENG_JAX_CACHE`, or else `dasheng_jax/weights` in `XDG_C
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from typing import Protocol, runtime_checkable
 
 from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import WeightsError
+from dasheng_jax.weights.config_json import parsed_json
 from dasheng_jax.weights.download import Wanted, by_hand, digest_of, download, record_of
 
 CACHE = "DASHENG_JAX_CACHE"
@@ -201,7 +201,7 @@ def _lack(folder: Path) -> str:
     return "no .safetensors file"
   for index in folder.glob("*.safetensors.index.json"):
     try:
-      shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+      shards = set(parsed_json(index.read_text("utf-8"))["weight_map"].values())
     except (ValueError, LookupError, TypeError, AttributeError):
       return f"{index.name} is no index of shards"
     if missing := sorted(map(str, shards - there)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,17 @@ from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.mae import init_variables
 from dasheng_jax.models import MODELS
-from dasheng_jax.weights.files import EncoderFile, check_front_end, config_of, encoder_file
+from dasheng_jax.weights.config_json import told_by
+from dasheng_jax.weights.files import (
+  COUNTER,
+  EncoderFile,
+  check_front_end,
+  config_of,
+  encoder_file,
+  mlp_ratio,
+  published_size,
+  with_counter,
+)
 from dasheng_jax.weights.found import Found
 from dasheng_jax.weights.load import encoder_shapes, literal
 from dasheng_jax.weights.names import (
@@ -27,9 +36,9 @@ from dasheng_jax.weights.names import (
   front_end_buffers,
 )
 from dasheng_jax.weights.table import flatten, unflatten
-from dasheng_jax.weights.tensors import Tensor, held
+from dasheng_jax.weights.tensors import Tensor, depth_of, told_shape
 
-COUNTER = "init_bn.1.num_batches_tracked"
+_HEAD, _TOKEN = "outputlayer.1.weight", "decoder.mask_token"
 
 
 def identify(
@@ -37,45 +46,38 @@ def identify(
 ) -> Found | None:
   """The description of an opened weight file, or None where it is no Dasheng.
 
-  content: {"model": tensors, "config": ...} or tensors alone. decoder_heads: of a decoder that is
-  none of the published sizes. Raises WeightsError for a Dasheng whose facts do not fit together.
+  content: {"model": tensors, "config": ...} or tensors alone. heads, decoder_heads: of stacks that
+  are none of the published sizes, as the command line names them. Raises WeightsError for a Dasheng
+  whose facts do not fit together.
   """
   file = encoder_file(path, content)
   if file is None:
     return None
   source = str(path)
-  stored = file.stored
-  cfg = config_of(file, heads, source)
+  cfg = config_of(file, heads, source, "--heads N")
   check_front_end(file, cfg, source)
-  said = [f"layout: {file.layout}", _size(cfg), _heads(file, cfg, heads)]
-  tensors = dict(file.tensors)
-  # Old converters leave the counter out; outputs do not use it.
-  if COUNTER not in tensors:
-    tensors[COUNTER] = held(np.zeros((), np.int64))
-    said.append(f"{COUNTER} is absent, as in files of old converters: written as 0")
+  tensors = with_counter(file.tensors)
   rules, target = encoder_rules(cfg), dict(flatten(encoder_shapes(cfg)))
-  if "decoder.mask_token" in tensors:
-    cfg, more = _decoder(tensors, cfg, decoder_heads, stored, source)
-    rules, target = rules + decoder_rules(cfg), target | more
-    shape = cfg.decoder
-    said.append(f"decoder: width {shape.width}, depth {shape.depth}, {shape.heads} heads")
-  if "outputlayer.1.weight" in tensors:
-    classes = tensors["outputlayer.1.weight"].shape[0]
+  if _TOKEN in tensors:
+    cfg = _with_decoder(tensors, cfg, decoder_heads, file.stored, source)
+    rules, target = rules + decoder_rules(cfg), target | decoder_shapes(cfg)
+  classes = told_shape(tensors, _HEAD, 2, source)[0] if _HEAD in tensors else 0
+  if classes:
     rules, target = rules + classifier_rules(), target | classifier_shapes(classes, cfg)
-    said.append(f"classifier: {classes} classes")
-  elif any(name.startswith("outputlayer.") for name in tensors):
-    said.append("an incomplete classifier is left out")
-  else:
-    said.append("no classifier")
+  said = [f"layout: {file.layout}", *described(cfg, _origin(file, cfg, heads))]
+  # Old converters leave the counter out.
+  if COUNTER not in file.tensors:
+    said.append(f"{COUNTER} is absent, as in files of old converters: written as 0")
+  said += described_beside(cfg, decoder=_TOKEN in tensors, classes=classes)
+  if not classes and any(name.startswith("outputlayer.") for name in tensors):
+    said[-1] = "an incomplete classifier is left out"
   ignore = [literal(name) for name in FRONT_END.values()]
-  if "outputlayer.1.weight" not in tensors:
-    ignore.append(r"outputlayer\..*")
-  if "decoder.mask_token" not in tensors:
-    ignore.append(r"decoder\..*")
+  ignore += [] if classes else [r"outputlayer\..*"]
+  ignore += [] if _TOKEN in tensors else [r"decoder\..*"]
   return Found(
     "dasheng",
     file.layout,
-    _name(cfg),
+    name_of(cfg),
     cfg,
     tensors,
     rules,
@@ -86,60 +88,81 @@ def identify(
   )
 
 
-def _size(cfg: DashengConfig) -> str:
-  shape = cfg.encoder
-  known = _name(cfg)
+def described(cfg: DashengConfig, heads_by: str) -> list[str]:
+  """Size, clamp and heads of an encoder in sentences; heads_by: where the heads are told."""
+  shape, known = cfg.encoder, name_of(cfg)
   fits = f", the size of {known}" if known else ", no published size"
-  return (
+  return [
     f"encoder: width {shape.width}, depth {shape.depth}, {shape.positions} positions{fits}; "
-    f"clamp at {cfg.mel.top_db:g} dB below the maximum of the {cfg.mel.clamp}"
-  )
+    f"clamp at {cfg.mel.top_db:g} dB below the maximum of the {cfg.mel.clamp}",
+    f"heads: {shape.heads}, {heads_by}",
+  ]
 
 
-def _heads(file: EncoderFile, cfg: DashengConfig, asked: int | None) -> str:
+def described_beside(cfg: DashengConfig, *, decoder: bool, classes: int) -> list[str]:
+  """What a source carries beside its encoder; classes: 0 for no classifier."""
+  shape, said = cfg.decoder, []
+  if decoder:
+    said.append(f"decoder: width {shape.width}, depth {shape.depth}, {shape.heads} heads")
+  return [*said, f"classifier: {classes} classes" if classes else "no classifier"]
+
+
+def _origin(file: EncoderFile, cfg: DashengConfig, asked: int | None) -> str:
+  told = cfg.encoder.heads if file.stored else told_by(file.config, "").heads
+  usual = published_size(cfg.encoder.width, cfg.encoder.depth)
   if asked:
-    origin = "as asked"
-  elif file.stored or file.config.get("num_heads"):
-    origin = "by the file's configuration"
-  else:
-    origin = "by the table of published sizes, since no tensor tells"
-  return f"heads: {cfg.encoder.heads}, {origin}"
+    if told not in (None, asked):
+      return f"as asked, though the file's configuration says {told}"
+    if told is None and usual and usual.encoder.heads != asked:
+      return f"as asked, though the published size has {usual.encoder.heads}"
+    return "as asked"
+  if told:
+    return "by the file's configuration"
+  return "by the table of published sizes, since no tensor tells"
 
 
-def _name(cfg: DashengConfig) -> str:
+def name_of(cfg: DashengConfig) -> str:
+  """The published model of an encoder's width and depth, or ""."""
   sizes = {name: (m.config.encoder.width, m.config.encoder.depth) for name, m in MODELS.items()}
   here = (cfg.encoder.width, cfg.encoder.depth)
   return next((name for name, size in sizes.items() if size == here), "")
 
 
-def _decoder(
+def _with_decoder(
   tensors: Mapping[str, Tensor],
   cfg: DashengConfig,
   heads: int,
   stored: DashengConfig | None,
   source: str,
-) -> tuple[DashengConfig, dict]:
-  width = tensors["decoder.mask_token"].shape[-1]
-  numbers = [re.match(r"decoder\.blocks\.(\d+)\.", name) for name in tensors]
-  depth = 1 + max((int(match[1]) for match in numbers if match), default=-1)
+) -> DashengConfig:
+  """The configuration with the decoder that the tensors show."""
+  width = told_shape(tensors, _TOKEN, 3, source)[-1]
+  depth = depth_of(tensors, "decoder.blocks.", source)
   known = {(c.decoder.width, c.decoder.depth): c.decoder.heads for c in SIZES.values()}
   if stored and (stored.decoder.width, stored.decoder.depth) == (width, depth):
     known[width, depth] = stored.decoder.heads
+    if heads not in (0, stored.decoder.heads):
+      raise WeightsError(
+        f"{source}: its decoder has {stored.decoder.heads} heads; leave --decoder_heads {heads} out"
+      )
   heads = heads or known.get((width, depth), 0)
   if not heads:
     raise WeightsError(
       f"{source}: the decoder's number of heads is in no tensor, and width {width} with depth "
       f"{depth} is no published size: pass --decoder_heads"
     )
-  hidden = tensors.get("decoder.blocks.0.mlp.fc1.weight")
-  ratio = 4.0 if hidden is None else hidden.shape[0] / width
+  ratio = mlp_ratio(tensors, "decoder.", width, source)
   try:
-    cfg = dataclasses.replace(cfg, decoder=DecoderConfig(width, depth, heads, ratio))
+    return dataclasses.replace(cfg, decoder=DecoderConfig(width, depth, heads, ratio))
   except ValueError as error:
     raise WeightsError(f"{source}: decoder: {error}") from None
+
+
+def decoder_shapes(cfg: DashengConfig) -> dict:
+  """Shapes of the decoder's variables, by path."""
   scanned = cfg.with_compute(scan=True)
   shapes = jax.eval_shape(functools.partial(init_variables, scanned), jax.random.key(0))
-  return cfg, dict(flatten({"params": {"decoder": shapes["params"]["decoder"]}}))
+  return dict(flatten({"params": {"decoder": shapes["params"]["decoder"]}}))
 
 
 def classifier_shapes(classes: int, cfg: DashengConfig) -> dict:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dasheng_jax.config import DashengConfig
 from dasheng_jax.errors import WeightsError
@@ -26,14 +23,17 @@ from dasheng_jax.weights.files import (
   check_front_end,
   config_of,
   encoder_file,
+  first_names,
   read_encoder_file,
+  with_counter,
 )
 from dasheng_jax.weights.hub import resolve
 from dasheng_jax.weights.names import FRONT_END, encoder_rules
 from dasheng_jax.weights.positions import resize_time_table
-from dasheng_jax.weights.record import config_in, content_of
+from dasheng_jax.weights.record import OURS, checked, config_in
 from dasheng_jax.weights.run import newest_step, read_checkpoint
 from dasheng_jax.weights.table import from_torch, unflatten
+from dasheng_jax.weights.tensors import Arrays
 from pipelines.mel import Clamp
 
 # Where a training run leaves its encoder, relative to the run's folder.
@@ -97,24 +97,22 @@ def _from_run(step: Path, heads: int | None) -> tuple[DashengConfig, dict]:
 
 
 def _from_folder(folder: Path, heads: int | None) -> tuple[DashengConfig, dict]:
-  config = folders.read_config(folder)
-  ours = folders.our_part(folder, config)
+  content = folders.open_content(folder)
+  ours = checked(content.get(OURS), folder / folders.CONFIG)
   if ours and ours.get("family") != "dasheng":
     raise WeightsError(f"{folder}: holds a model of family {ours.get('family')!r}, not Dasheng")
   if (folder / folders.STATE).is_dir():
     cfg = config_in(ours, {"dasheng": DashengConfig()}, folder / folders.CONFIG)
-    if cfg is None:
-      raise WeightsError(f"{folder}: holds {folders.STATE} without our {folders.CONFIG}")
     if heads and heads != cfg.encoder.heads:
       raise WeightsError(
         f"{folder}: this model has {cfg.encoder.heads} heads; leave heads={heads} out"
       )
-    arrays = folders.read_state(folder, encoder_shapes(cfg), ours.get("arrays") or {})
-    return cfg, unflatten(arrays)
-  tensors, notes = folders.open_folder_tensors(folder)
-  file = encoder_file(folder, content_of(tensors, notes, config))
+    return cfg, unflatten(
+      folders.read_state(folder, encoder_shapes(cfg), folders.arrays_of(folder, ours))
+    )
+  file = encoder_file(folder, content)
   if file is None:
-    raise WeightsError(f"{folder}: not a Dasheng encoder (it holds {', '.join(list(tensors)[:3])})")
+    raise WeightsError(f"{folder}: not a Dasheng encoder (it holds {first_names(content)})")
   return _from_tensors(file, heads, str(folder))
 
 
@@ -125,22 +123,14 @@ def _from_file(path: Path, heads: int | None) -> tuple[DashengConfig, dict]:
 def _from_tensors(file: EncoderFile, heads: int | None, source: str) -> tuple[DashengConfig, dict]:
   cfg = config_of(file, heads, source)
   check_front_end(file, cfg, source)
-  state = with_counter(file.state)
   tree = from_torch(
-    state,
+    Arrays(with_counter(file.tensors)),
     encoder_rules(cfg),
     encoder_shapes(cfg),
     ignore=(*map(literal, FRONT_END.values()), *BESIDE),
     source=source,
   )
   return cfg, tree
-
-
-def with_counter(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-  """The state with the counter that Hugging Face files of old tools lack; outputs do not use it."""
-  counter = {"init_bn.1.num_batches_tracked": np.zeros((), np.int64)}
-  layers = cast(list[dict], [state, counter])  # only read
-  return collections.ChainMap(*layers)
 
 
 def encoder_shapes(cfg: DashengConfig) -> Mapping:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,20 @@ import numpy as np
 
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.weights.table import flatten, unflatten
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Keeps orbax from warning of what is meant: of a folder's layout, of a single process."""
+  logger = logging.getLogger("absl")
+  before = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      yield
+  finally:
+    logger.setLevel(before)
 
 
 def restore_arrays(folder: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -26,8 +42,7 @@ def restore_arrays(folder: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndar
   how = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
   args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
   try:
-    with ocp.PyTreeCheckpointer() as reader, warnings.catch_warnings():
-      warnings.simplefilter("ignore")
+    with ocp.PyTreeCheckpointer() as reader, quiet():
       arrays = flatten(reader.restore(folder.absolute(), args=args))
   except Exception as error:  # orbax and tensorstore raise many kinds for a bad file
     reason = " ".join((str(error) or type(error).__name__).split())[:200]

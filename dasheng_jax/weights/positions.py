@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from dasheng_jax.errors import ConfigError
+
+# More than an hour of patches of 40 ms.
+MOST_ROWS = 100_000
+
+
+def check_rows(rows: int) -> None:
+  """ConfigError for a length that no time table has."""
+  if not 1 <= rows <= MOST_ROWS:
+    raise ConfigError(f"positions is {rows}; give 1 to {MOST_ROWS:,}, in patches of 40 ms")
+
 
 def resize_time_table(table: np.ndarray, rows: int) -> np.ndarray:
   """f32[t, d] -> f32[rows, d]: cut to the first rows, or stretched linearly.
 
   Stretching has half-pixel centres and holds the edges: the rule of the released loader (reference
-  text, section 8).
+  text, section 8). Raises ConfigError for a length that no table has.
   """
+  check_rows(rows)
   count = len(table)
   if rows <= count:
     return table[:rows]

@@ -5,7 +5,8 @@
     .pt of Dasheng        beside "model" and "config", under the same key
     .pt of MN and DyMN    FILE.config.json beside it: the released code takes a bare state dict
 
-Without it some settings would be lost on the way, since no tensor tells them.
+Without it some settings would be lost on the way, since no tensor tells them. What lies beside a
+`.pt` names the file that it belongs to by a digest, since either may be replaced alone.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from dasheng_jax.errors import WeightsError
-from dasheng_jax.weights.config_json import restored
+from dasheng_jax.weights.config_json import parsed_json, restored, shown
+from dasheng_jax.weights.torch_archive import archive_digest
 
 # The key that is ours, and the version of what stands under it.
 OURS = "dasheng_jax"
 FORMAT = 1
+# The field of a record beside a `.pt` that tells which file it belongs to.
+BELONGS_TO = "archive_sha256"
 
 
 def make_record(family: str, cfg: Any, name: str = "") -> dict[str, Any]:
@@ -42,7 +46,7 @@ def checked(record: Any, where: str | Path) -> dict[str, Any]:
   if not isinstance(record, dict) or record.get("format") != FORMAT:
     raise WeightsError(
       f"{where}: written in another format of this library "
-      f"({record.get('format') if isinstance(record, dict) else record!r}, not {FORMAT}); "
+      f"({shown(record.get('format') if isinstance(record, dict) else record)}, not {FORMAT}); "
       "convert the source again"
     )
   return record
@@ -53,13 +57,32 @@ def beside(file: Path) -> Path:
   return file.with_name(f"{file.name}.config.json")
 
 
+def bound_to(file: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+  """A record for `beside(file)`, once the file is written."""
+  digest = archive_digest(file)
+  return {**record, BELONGS_TO: digest} if digest else dict(record)
+
+
 def read_record(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-  """The record of an opened file: what it carries, else what lies beside it, else empty."""
+  """The record of an opened file: what it carries, else what lies beside a .pt, else empty.
+
+  WeightsError where what lies beside belongs to another file.
+  """
   carried = content.get(OURS)
   if carried is not None:
     return checked(carried, file)
-  # A folder has its config.json, which its reader has put into the content.
-  return checked(read_json(beside(file)).get(OURS), beside(file)) if file.is_file() else {}
+  # A folder has its config.json, which its reader has put into the content, and a .safetensors file
+  # of ours has its notes.
+  if not file.is_file() or file.suffix == ".safetensors":
+    return {}
+  place = beside(file)
+  record = checked(read_json(place).get(OURS), place)
+  if record and record.get(BELONGS_TO) != archive_digest(file):
+    raise WeightsError(
+      f"{place}: describes another file than this {file.name}; put the file back that it was "
+      "written with, or delete it to have the model found out from the tensors"
+    )
+  return record
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    content = json.loads(path.read_text())
+    content = parsed_json(path.read_text())
   except (OSError, ValueError) as error:
     raise WeightsError(f"{path}: not readable as JSON ({error}); fetch it again") from None
   if not isinstance(content, dict):
@@ -93,7 +116,7 @@ def content_of(
 
 def _parsed(text: str) -> object:
   try:
-    return json.loads(text)
+    return parsed_json(text)
   except ValueError:
     return text
 
@@ -108,5 +131,7 @@ def config_in(record: Mapping[str, Any], defaults: Mapping[str, Any], where: str
     return None
   family = str(record.get("family"))
   if family not in defaults:
-    raise WeightsError(f"{where}: holds a model of family {family!r}, not {' or '.join(defaults)}")
+    raise WeightsError(
+      f"{where}: holds a model of family {shown(family)}, not {' or '.join(defaults)}"
+    )
   return restored(defaults[family], record.get("config"), f"{where}: {family}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from dasheng_jax.config import ComputeConfig, DashengConfig
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.mae import init_variables
 from dasheng_jax.weights.checksum import checksums
-from dasheng_jax.weights.config_json import restored
+from dasheng_jax.weights.config_json import parsed_json, restored
 from dasheng_jax.weights.orbax_arrays import restore_arrays
 from dasheng_jax.weights.table import flatten, unflatten
 
@@ -90,7 +89,7 @@ def read_checkpoint(step: Path) -> tuple[DashengConfig, dict]:
 def _read_meta(step: Path) -> dict[str, Any]:
   path = step / "meta" / "metadata"
   try:
-    meta = json.loads(path.read_text(encoding="utf-8"))
+    meta = parsed_json(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
     raise WeightsError(_damaged(step, f"meta/metadata: {error}")) from None
   if not isinstance(meta, dict):

@@ -17,7 +17,9 @@ import ml_dtypes
 import numpy as np
 
 from dasheng_jax.errors import WeightsError
+from dasheng_jax.weights.config_json import parsed_json
 from dasheng_jax.weights.tensors import Tensor, held
+from dasheng_jax.weights.torch_archive import is_torch
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -46,7 +48,12 @@ def open_safetensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[s
   """
   from safetensors import SafetensorError, safe_open
 
+  path = Path(path)
   try:
+    if is_torch(path):
+      raise WeightsError(
+        f"{path}: not a readable safetensors file but a PyTorch file; let its name end in .pt"
+      )
     with safe_open(path, framework="numpy") as file:  # which verifies the header
       notes = file.metadata() or {}
     with open(path, "rb") as raw:
@@ -56,9 +63,15 @@ def open_safetensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[s
     for name, entry in header.items():
       if name != "__metadata__":
         shape, start = tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-        dtype = _NAMES[entry["dtype"]]
+        dtype = _NAMES.get(entry["dtype"])
+        if dtype is None:
+          raise WeightsError(
+            f"{path}: {name} is of type {entry['dtype']}, which is not supported; save it as F32"
+          )
         tensors[name] = Tensor(shape, dtype, functools.partial(_values, path, dtype, shape, start))
     return tensors, notes
+  except WeightsError:
+    raise
   except (SafetensorError, OSError, TypeError, KeyError, ValueError, struct.error) as error:
     raise _unreadable(path, error) from None
 
@@ -90,10 +103,11 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], di
 def open_sharded(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
   """As `open_safetensors`, of the shards that an index names.
 
-  Shards must lie beside the index: a name with a folder in it is refused.
+  Shards must lie beside the index, which refuses names with a folder in them, and hold exactly the
+  tensors that it places there.
   """
   try:
-    homes = json.loads(index.read_text())["weight_map"]
+    homes = parsed_json(index.read_text())["weight_map"]
     files = sorted(set(homes.values()))
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     raise WeightsError(f"{index}: not a readable index of shards; download it again") from None
@@ -105,7 +119,12 @@ def open_sharded(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not (index.parent / file).is_file():
       raise WeightsError(f"{index.parent / file}: no such shard, though {index.name} names it")
     held_here, its_notes = open_safetensors(index.parent / file)
-    tensors |= {name: tensor for name, tensor in held_here.items() if homes.get(name) == file}
+    if stray := [name for name in held_here if homes.get(name) != file]:
+      raise WeightsError(
+        f"{index.parent / file}: holds {stray[0]}, which {index.name} does not place there; "
+        "download the index and the shards again"
+      )
+    tensors |= held_here
     notes |= its_notes
   if missing := [name for name in homes if name not in tensors]:
     raise WeightsError(f"{index}: no shard holds {missing[0]}; download the shards again")

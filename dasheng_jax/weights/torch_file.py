@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import os
 import pickle
-import pickletools
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dasheng_jax.errors import WeightsError
-from dasheng_jax.weights.tensors import Tensor, held
+from dasheng_jax.weights.tensors import READABLE, Tensor, held
+from dasheng_jax.weights.torch_archive import kind_of, refusal, verified
 
 _STORAGE = {
   "float32": "FloatStorage",
@@ -37,11 +39,15 @@ _PATHS = tuple(
   for module in ("pathlib", "pathlib._local")
   for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
 )
+# A tensor may repeat one stored value over its shape; up to this many bytes of such are believed.
+_MOST_REPEATED = 1 << 30
 # PyTorch maps tensors straight from the file where they start on this boundary.
 _ALIGNMENT = 64
 # What PyTorch's unpickler meets in files that are no pickles: any of the stack machine's missteps.
 _UNREADABLE = (
   RuntimeError,
+  MemoryError,
+  ArithmeticError,
   EOFError,
   ValueError,
   LookupError,
@@ -69,10 +75,12 @@ def read_torch(path: str | os.PathLike) -> dict:
 def open_torch(path: str | os.PathLike) -> dict:
   """As `read_torch`, with a `Tensor` for every tensor, whose values stay in the file until read.
 
-  The file's own checksums are verified first, which PyTorch does not do. Paths that training
-  scripts pickle beside their weights come as text. Raises WeightsError for a file that is damaged,
-  or would run code; nothing of it is run.
+  The checksums of a zip archive are verified first, which PyTorch does not do; files of PyTorch's
+  old format have none. Paths that training scripts pickle beside their weights come as text. Raises
+  WeightsError for a file that is damaged, or would run code; nothing of it is run.
   """
+  path = Path(path)
+  zipped = kind_of(path) == "zip"
   try:
     import torch
   except ModuleNotFoundError:
@@ -80,48 +88,66 @@ def open_torch(path: str | os.PathLike) -> dict:
       f"{path}: reading a .pt file needs PyTorch; "
       "install the extra [torch], or use a .safetensors file"
     ) from None
-  zipped = zipfile.is_zipfile(path)
-  if zipped:
-    _verify(Path(path))
+  # A mapped file gives the raw bytes of its members, which are the values where none is compressed.
+  mapped = verified(path) if zipped else None
   try:
-    with torch.serialization.safe_globals([(_path_text, name) for name in _PATHS]):
-      content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+    allowed: list = [(_path_text, name) for name in _PATHS]
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    content = _converted(loaded, torch, path, "")
+  except WeightsError:
+    raise
   except pickle.UnpicklingError as error:
-    raise WeightsError(_refusal(Path(path), str(error))) from None
+    raise WeightsError(refusal(path, str(error))) from None
   except _UNREADABLE as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    if isinstance(error, RecursionError):
+      reason = "its contents are nested too deeply, or within themselves"
     raise WeightsError(
       f"{path}: not a readable PyTorch file ({reason}); download it again"
     ) from None
-
-  def as_tensor(tensor) -> Tensor:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-      raise WeightsError(f"{path}: holds a sparse or quantized tensor; re-save it as a plain one")
-
-    def read() -> np.ndarray:
-      plain = tensor.detach()
-      if dtype != "bfloat16":
-        return plain.numpy()
-      import ml_dtypes
-
-      return plain.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-
-    return Tensor(tuple(tensor.shape), dtype, read)
-
-  def converted(node):
-    if isinstance(node, torch.Tensor):
-      return as_tensor(node)
-    if isinstance(node, Mapping):
-      return {key: converted(value) for key, value in node.items()}
-    if isinstance(node, list | tuple | set):
-      return [converted(value) for value in node]
-    return node
-
-  content = converted(content)
   if not isinstance(content, dict):
     raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
   return content
+
+
+def _converted(node: Any, torch: Any, path: Path, name: str) -> Any:
+  """Loaded contents with text for keys and a `Tensor` for every tensor; name: their own key."""
+  if isinstance(node, torch.Tensor):
+    return _as_tensor(node, torch, f"{path}: {name or 'its tensor'}")
+  if isinstance(node, Mapping):
+    return {str(key): _converted(value, torch, path, str(key)) for key, value in node.items()}
+  if isinstance(node, list | tuple | set):
+    return [_converted(value, torch, path, name) for value in node]
+  return node
+
+
+def _as_tensor(tensor: Any, torch: Any, where: str) -> Tensor:
+  dtype = str(tensor.dtype).removeprefix("torch.")
+  if tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided:
+    raise WeightsError(
+      f"{where} is a sparse, nested or quantized tensor; re-save it as a plain one"
+    )
+  if tensor.is_meta:
+    raise WeightsError(f"{where} has no values (device meta); re-save it from a loaded model")
+  if dtype not in READABLE:
+    raise WeightsError(f"{where} is of type {dtype}, which is not supported; re-save it as float32")
+  size = tensor.numel() * tensor.element_size()
+  if size > max(_MOST_REPEATED, tensor.untyped_storage().nbytes()):
+    raise WeightsError(
+      f"{where} claims {size:,} bytes, more than the file holds of it; foreign or damaged"
+    )
+
+  def read() -> np.ndarray:
+    plain = tensor.detach().resolve_neg()
+    if dtype != "bfloat16":
+      return plain.numpy()
+    import ml_dtypes
+
+    return plain.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+  return Tensor(tuple(tensor.shape), dtype, read)
 
 
 def _mapped(node, array: Callable[[Tensor], np.ndarray]):
@@ -135,53 +161,6 @@ def _mapped(node, array: Callable[[Tensor], np.ndarray]):
 def _path_text(*parts: str) -> str:
   """What stands for a pickled path: no path is made."""
   return "/".join(map(str, parts)).replace("//", "/")
-
-
-def _verify(path: Path) -> None:
-  """WeightsError where a member's checksum is wrong."""
-  try:
-    with zipfile.ZipFile(path) as archive:
-      wrong = archive.testzip()
-  except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-    reason = str(error).splitlines()[0][:120]
-    raise WeightsError(
-      f"{path}: not a readable PyTorch file ({reason}); download it again"
-    ) from None
-  if wrong:
-    raise WeightsError(f"{path}: damaged: the checksum of {wrong} is wrong; download it again")
-
-
-def _refusal(path: Path, reason: str) -> str:
-  """Which name a refused pickle asks for and behind which key, from its opcodes alone."""
-  found = next((line.strip() for line in reason.splitlines() if "global" in line.lower()), "")
-  what = found[:200] or "unsafe pickle"
-  named = _first_foreign_global(path)
-  if named:
-    what = f"{named[0]} under the key {named[1]!r}" if named[1] else named[0]
-  return (
-    f"{path}: refused, since loading it would run code of the file ({what}); "
-    "re-save its state dict alone with torch.save(model.state_dict(), FILE)"
-  )
-
-
-def _first_foreign_global(path: Path) -> tuple[str, str] | None:
-  """(module.name, text before it) of the first name in the pickle that no tensor needs."""
-  try:
-    with zipfile.ZipFile(path) as archive:
-      member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-      program = archive.read(member)
-    texts = [""]
-    for code, value, _ in pickletools.genops(program):
-      if "UNICODE" in code.name:
-        texts = [*texts[-2:], str(value)]
-      elif code.name == "GLOBAL" or code.name == "STACK_GLOBAL":
-        text = code.name == "GLOBAL"
-        full = str(value).replace(" ", ".", 1) if text else ".".join(texts[-2:])
-        if not full.startswith(("torch", "collections.OrderedDict")) and full not in _PATHS:
-          return full, texts[-1] if text else texts[0]
-  except Exception:  # a hint for the message alone, from a file that is not to be trusted
-    return None
-  return None
 
 
 def write_torch(path: str | os.PathLike, content: Mapping) -> None:

@@ -10,6 +10,8 @@ from dasheng_jax.weights.files import official_config
 from dasheng_jax.weights.found import Found
 from dasheng_jax.weights.record import OURS, make_record
 from dasheng_jax.weights.tensors import itemsize
+from experiments.conversion.overwrite import LIBRARY
+from experiments.conversion.provenance import Origin
 from mobile_jax.models import MODELS as MOBILE
 
 TITLES = {
@@ -42,28 +44,30 @@ def config_json(
   return {**public, OURS: {**record, "source": dict(about), "arrays": dict(arrays)}}
 
 
-def model_card(found: Found, dest: str, about: Mapping[str, str], kind: str) -> str:
-  """README.md of an export, with the front matter that the hub reads."""
-  known: Any = None
-  if found.family == "dasheng":
-    known = DASHENG.get(found.name)
-  elif found.name in MOBILE:
-    known = MOBILE[found.name]
-  licence = known.licence if known else "unknown"
+def model_card(found: Found, dest: str, origin: Origin, kind: str, dtype: str) -> str:
+  """README.md of an export, with the front matter that the hub reads.
+
+  Licence, source and figures of a published model are those of its own unchanged weights, so they
+  stand where `origin` says that these are.
+  """
+  known: Any = {**MOBILE, **DASHENG}[origin.name] if origin.name else None
+  size = f" of the size of {found.name}" if found.name else ""
+  what = f", {origin.name}" if origin.name else size
   lines = [
     "---",
-    "library_name: dasheng-jax",
-    f"license: {licence.lower() if known else 'other'}",
+    LIBRARY,
+    f"license: {known.licence.lower() if known else 'unknown'}",
     "tags: [audio, jax, flax]",
     "---",
     "",
     f"# {dest}",
     "",
-    f"{TITLES[found.family]}{f', {found.name}' if found.name else ''}, converted to {kind}.",
+    f"{TITLES[found.family]}{what}, converted to {kind}"
+    + (f" in {dtype}." if dtype != "float32" else "."),
     "",
     "| | |",
     "| --- | --- |",
-    *(f"| {key} | {value} |" for key, value in facts(found, known, about)),
+    *(f"| {key} | {_cell(value)} |" for key, value in facts(found, known, origin.about, dtype)),
     "",
     "What the converter found:",
     "",
@@ -81,19 +85,29 @@ def model_card(found: Found, dest: str, about: Mapping[str, str], kind: str) -> 
   return "\n".join(lines)
 
 
-def facts(found: Found, known: Any, about: Mapping[str, str]) -> list[tuple[str, str]]:
-  """Rows of the card's table."""
+def facts(
+  found: Found, known: Any, about: Mapping[str, str], dtype: str = "float32"
+) -> list[tuple[str, str]]:
+  """Rows of the card's table; known: the line of the published model that these weights are."""
   count = sum(t.bytes // itemsize(t.dtype) for t in found.tensors.values())
   rows = [("parameters and statistics", f"{count:,}")]
-  if known and found.family == "dasheng":
+  if not known:
+    return [*rows, ("licence", "unknown: that of the source"), *about.items()]
+  reported = ""
+  if found.family == "dasheng":
     environment, speech, music = known.hear
     reported = f"HEAR {environment} / {speech} / {music} % (environment, speech, music)"
-    rows.append(("reported by the authors", reported))
-  elif known and known.mean_average_precision is not None:
-    rows.append(("reported by the authors", f"{known.mean_average_precision:.1f} mAP on AudioSet"))
-  if known:
-    rows += [("published at", known.url), ("licence", known.licence)]
-  return [*rows, *about.items()]
+  elif known.mean_average_precision is not None:
+    reported = f"{known.mean_average_precision:.1f} mAP on AudioSet"
+  if reported:
+    rounded = "" if dtype == "float32" else f", before these weights were rounded to {dtype}"
+    rows.append(("reported by the authors", reported + rounded))
+  return [*rows, ("published at", known.url), ("licence", known.licence), *about.items()]
+
+
+def _cell(text: str) -> str:
+  """Text that cannot end its cell of the table."""
+  return " ".join(text.split()).replace("|", "\\|")
 
 
 def _use(found: Found, dest: str) -> list[str]:

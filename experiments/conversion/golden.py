@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dasheng_jax.errors import WeightsError
+from dasheng_jax.weights.config_json import parsed_json
 from dasheng_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from experiments.conversion.parity import Report, compare
 from experiments.conversion.stages import Config, Stages, family, stages
@@ -178,7 +179,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _parsed(text: str | None, path: Path) -> tuple[About, str]:
   """(about, digest) of the JSON text."""
   try:
-    told = json.loads(text or "")
+    told = parsed_json(text or "")
     digest = str(told.pop("digest", ""))
     about = About(**{name: told[name] for name in About._fields if name in told})
     sound = all(isinstance(getattr(about, n), str) for n in About._fields if n != "config")

@@ -10,9 +10,9 @@ import numpy as np
 
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.weights.found import Found
-from dasheng_jax.weights.positions import resize_time_table
-from dasheng_jax.weights.table import flatten, unflatten
-from dasheng_jax.weights.tensors import Tensor, held
+from dasheng_jax.weights.positions import check_rows, resize_time_table
+from dasheng_jax.weights.table import check_headers, flatten, unflatten
+from dasheng_jax.weights.tensors import LONGEST_AXIS, Tensor, held
 from mobile_jax.network import shapes
 from mobile_jax.weights.load import fresh_head
 from mobile_jax.weights.names import rules as mobile_rules
@@ -20,7 +20,9 @@ from mobile_jax.weights.names import rules as mobile_rules
 _TIME = "time_pos_embed"
 
 
-def adjusted(found: Found, *, positions: int = 0, classes: int = 0, seed: int = 0) -> Found:
+def adjusted(
+  found: Found, *, positions: int = 0, classes: int = 0, seed: int = 0, source: str = "state dict"
+) -> Found:
   """The source with another time table or another number of classes; 0 leaves it as it is.
 
   positions: of Dasheng, cut to its first rows or stretched (reference text, section 8). classes:
@@ -31,6 +33,11 @@ def adjusted(found: Found, *, positions: int = 0, classes: int = 0, seed: int = 
     raise WeightsError(f"--positions is of Dasheng's time table; this is {found.family}")
   if classes and found.family == "dasheng":
     raise WeightsError("--classes is of MN and DyMN; Dasheng's classifier is converted as it is")
+  if classes > LONGEST_AXIS:
+    raise WeightsError(f"--classes {classes}: give at most {LONGEST_AXIS:,}")
+  if positions or classes:
+    # What is replaced here must have been right too.
+    check_headers(found.tensors, found.rules, found.target, ignore=found.ignore, source=source)
   if positions:
     found = _with_positions(found, positions)
   if classes and classes != found.cfg.classes:
@@ -40,6 +47,7 @@ def adjusted(found: Found, *, positions: int = 0, classes: int = 0, seed: int = 
 
 def _with_positions(found: Found, rows: int) -> Found:
   before = found.cfg.encoder.positions
+  check_rows(rows)
   if rows == before:
     return found
   if any(rule.ours.startswith("params/decoder/") for rule in found.rules):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights.found import Found
 from dasheng_jax.weights.record import read_record
-from dasheng_jax.weights.tensors import Tensor
+from dasheng_jax.weights.tensors import Tensor, told_shape
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 from mobile_jax.models import MODELS
-from mobile_jax.network import Config, shapes
-from mobile_jax.weights.load import classes_in, recorded, state_of, without_constants
-from mobile_jax.weights.names import buffers, rules
+from mobile_jax.network import Config
+from mobile_jax.weights.load import (
+  classes_in,
+  network_of,
+  recorded,
+  state_of,
+  without_constants,
+)
+from mobile_jax.weights.names import buffers
 
 # Settings that leave no trace in any tensor; a published name implies them.
 UNSEEN = ("strides", "hop length", "mel bands", "dilation", "coordinate attention")
@@ -40,7 +47,7 @@ def identify(
     return None
   source = str(path)
   record = {} if name else read_record(path, content)
-  known = name or str(record.get("name", "")) or _by_file(path)
+  known = name or known_name(record.get("name")) or _by_file(path)
   stored = recorded(record, path)
   if stored is not None:
     cfg, said = stored, ["configuration: as stored with the weights"]
@@ -49,37 +56,47 @@ def identify(
     origin = "as asked" if name else "by the file's name"
     said = [f"model: {known}, {origin}"]
   else:
-    known, cfg = _by_tensors(state.tensors, family, source)
+    known, cfg = _by_tensors(state.tensors, source)
     said = [
       f"size: {known or f'width {cfg.width:g}'}, by its tensors; "
       f"{', '.join(UNSEEN)} leave no trace in them and are taken as usual: "
       "pass --name if they differ"
     ]
-  if isinstance(cfg, DyMNConfig):
-    if temperature is not None:
-      cfg = dataclasses.replace(cfg, temperature=temperature)
-    said.append(f"temperature of dynamic convolutions: {cfg.temperature:g}, in no tensor")
-  elif temperature is not None:
-    raise ConfigError("--temperature is of DyMN's dynamic convolutions; MN has none")
+  if temperature is not None:
+    if not isinstance(cfg, DyMNConfig):
+      raise ConfigError("--temperature is of DyMN's dynamic convolutions; MN has none")
+    cfg = dataclasses.replace(cfg, temperature=temperature)
   state = without_constants(state, cfg, source)
-  cfg = dataclasses.replace(cfg, classes=classes_in(state, cfg))
-  head = cfg.head if isinstance(cfg, MNConfig) else "mlp"
-  heads = ""
-  if head == "attention" and isinstance(cfg, MNConfig):
-    heads = f" of {cfg.attention_heads} heads"
-  said.append(f"head: {head}{heads}, {cfg.classes} classes")
+  cfg = dataclasses.replace(cfg, classes=classes_in(state.tensors, cfg, source))
+  table, target = network_of(cfg, source)
   return Found(
     family,
     "state dict of the released code",
     known,
     cfg,
     state.tensors,
-    rules(cfg),
-    shapes(cfg),
+    table,
+    target,
     (),
     buffers(cfg),
-    tuple(said),
+    (*said, *described(cfg)),
   )
+
+
+def described(cfg: Config) -> list[str]:
+  """Head, classes and what else no name of a size tells, in sentences."""
+  head: str = cfg.head if isinstance(cfg, MNConfig) else "mlp"
+  if isinstance(cfg, MNConfig) and head == "attention":
+    head += f" of {cfg.attention_heads} heads"
+  said = [f"head: {head}, {cfg.classes} classes"]
+  if isinstance(cfg, DyMNConfig):
+    said.insert(0, f"temperature of dynamic convolutions: {cfg.temperature:g}, in no tensor")
+  return said
+
+
+def known_name(name: Any) -> str:
+  """A name of `MODELS` or `SIZES` that a record holds; "" for any other."""
+  return name if isinstance(name, str) and (name in MODELS or name in SIZES) else ""
 
 
 def _by_file(path: Path) -> str:
@@ -89,18 +106,51 @@ def _by_file(path: Path) -> str:
   return found or (stem if stem in MODELS else "")
 
 
-def _by_tensors(tensors: Mapping[str, Tensor], family: str, source: str) -> tuple[str, Config]:
+def _by_tensors(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Config]:
   """(name of the size or "", configuration) of a file that no name describes."""
+  family = "dymn" if "in_c.0.weight" in tensors else "mn"
+  shapes = _telling_shapes(tensors, source)
   for width in _WIDTHS:
     for tail in (False, True) if family == "mn" else (False,):
-      if _channels(tensors, family) == _wanted(_plain(family, width, tail)):
-        cfg = _dymn(tensors, width) if family == "dymn" else _mn(tensors, width, tail)
+      if _channels(shapes, family) == _wanted(_plain(family, width, tail)):
+        cfg = _dymn(shapes, width) if family == "dymn" else _mn(shapes, width, tail)
         sizes = [n for n, size in SIZES.items() if (type(size), size.width) == (type(cfg), width)]
         return (sizes[0] if sizes and not tail else ""), cfg
   raise WeightsError(
     f"{source}: its channels are those of no {family.upper()} of known width; "
     "pass --name with the model it was made from"
   )
+
+
+# Names of the tensors whose shapes tell a configuration, and how many axes they have.
+_TELLING = {
+  re.compile(pattern): rank
+  for pattern, rank in {
+    r"features\.\d{1,4}(\.block\.\d{1,4})?\.0\.weight": 4,
+    r"in_c\.0\.weight": 4,
+    r"out_c\.0\.weight": 4,
+    r"layers\.\d{1,4}\.block\.\d{1,4}\.0\.weight": 4,
+    r"layers\.\d{1,4}\.depth_norm\.weight": 1,
+    r"layers\.\d{1,4}\.depth_conv\.weight": 4,
+    r"layers\.\d{1,4}\.depth_conv\.residuals\.0\.weight": 2,
+    r"layers\.\d{1,4}\.depth_act\.lambdas": 1,
+    r"layers\.\d{1,4}\.depth_act\.coef_net\.0\.weight": 2,
+    r"layers\.\d{1,4}\.context_gen\.joint_conv\.weight": 4,
+    r"features\.\d{1,4}\.block\.\d{1,4}\.conc_se_layers\.\d{1,4}\.fc1\.weight": 2,
+    r"classifier\.head_weight": 3,
+    r"classifier\.0\.weight": 4,
+    r"classifier\.5\.bias": 1,
+  }.items()
+}
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _telling_shapes(tensors: Mapping[str, Tensor], source: str) -> Shapes:
+  """The shapes that tell a configuration, by name; all others are left out."""
+  ranks = {
+    name: rank for name in tensors for form, rank in _TELLING.items() if form.fullmatch(name)
+  }
+  return {name: told_shape(tensors, name, rank, source) for name, rank in ranks.items()}
 
 
 # Widths of the published models, and those of small tests.
@@ -116,47 +166,46 @@ def _wanted(cfg: Config) -> list[int]:
   return [cfg.stem, *(block.expanded for block in cfg.blocks), cfg.features]
 
 
-def _channels(tensors: Mapping[str, Tensor], family: str) -> list[int]:
+def _channels(shapes: Shapes, family: str) -> list[int]:
   """Channels of the first convolution, of every block's depthwise one, and of the last."""
   if family == "mn":
     # The one kernel of a block that is k x k.
     kernels = {
-      int(name.split(".")[1]): tensor.shape
-      for name, tensor in tensors.items()
-      if name.startswith("features.") and len(tensor.shape) == 4 and tensor.shape[2] > 1
+      int(name.split(".")[1]): shape[0]
+      for name, shape in shapes.items()
+      if name.startswith("features.") and len(shape) == 4 and shape[2] > 1
     }
-    last = tensors.get("features.16.0.weight")
-    return [shape[0] for _, shape in sorted(kernels.items())] + list(last.shape[:1] if last else ())
-  found = [tensors["in_c.0.weight"].shape[0]]
+    last = shapes.get("features.16.0.weight")
+    return [size for _, size in sorted(kernels.items())] + list(last[:1] if last else ())
+  found = [shapes["in_c.0.weight"][0]]
   for n in range(15):
-    norm = tensors.get(f"layers.{n}.depth_norm.weight")
+    norm = shapes.get(f"layers.{n}.depth_norm.weight")
     if norm is not None:
-      found.append(norm.shape[0])
+      found += norm
       continue
     block = f"layers.{n}.block."
-    shapes = [t.shape for name, t in tensors.items() if name.startswith(block)]
-    found += [shape[0] for shape in shapes if len(shape) == 4 and shape[2] > 1]
-  last = tensors.get("out_c.0.weight")
-  return found + list(last.shape[:1] if last else ())
+    found += [s[0] for name, s in shapes.items() if name.startswith(block) and s[2] > 1]
+  last = shapes.get("out_c.0.weight")
+  return found + list(last[:1] if last else ())
 
 
-def _mn(tensors: Mapping[str, Tensor], width: float, tail: bool) -> MNConfig:
+def _mn(shapes: Shapes, width: float, tail: bool) -> MNConfig:
   cfg = MNConfig(width=width, reduced_tail=tail)
-  if "classifier.head_weight" in tensors:
-    heads = tensors["classifier.head_weight"].shape[1]
+  if "classifier.head_weight" in shapes:
+    heads = shapes["classifier.head_weight"][1]
     cfg = dataclasses.replace(cfg, head="attention", attention_heads=heads)
-  elif "classifier.5.bias" not in tensors and "classifier.0.weight" in tensors:
+  elif "classifier.5.bias" not in shapes and "classifier.0.weight" in shapes:
     cfg = dataclasses.replace(cfg, head="fully_convolutional")
-  cfg = dataclasses.replace(cfg, se=_squeezed(tensors, cfg))
-  return dataclasses.replace(cfg, frames=_frames(tensors, cfg)) if "t" in cfg.squeezed else cfg
+  cfg = dataclasses.replace(cfg, se=_squeezed(shapes, cfg))
+  return dataclasses.replace(cfg, frames=_frames(shapes, cfg)) if "t" in cfg.squeezed else cfg
 
 
-def _squeezed(tensors: Mapping[str, Tensor], cfg: MNConfig) -> str:
+def _squeezed(shapes: Shapes, cfg: MNConfig) -> str:
   """Axes of squeeze-and-excitation, by what the last block's layers take in."""
   last = cfg.blocks[-1]
   rows, _ = cfg.sizes(cfg.mel.mel_bins, cfg.frames)[last.number]
   axes = ""
-  for _, size in sorted(_excited(tensors, last.number).items()):
+  for _, size in sorted(_excited(shapes, last.number).items()):
     if size == last.expanded and "c" not in axes:
       axes += "c"
     else:
@@ -164,22 +213,20 @@ def _squeezed(tensors: Mapping[str, Tensor], cfg: MNConfig) -> str:
   return axes or "none"
 
 
-def _excited(tensors: Mapping[str, Tensor], number: int) -> dict[int, int]:
+def _excited(shapes: Shapes, number: int) -> dict[int, int]:
   """Inputs of each squeeze-and-excitation of a block, by its place."""
   return {
-    int(name.split(".conc_se_layers.")[1].split(".")[0]): tensor.shape[1]
-    for name, tensor in tensors.items()
-    if name.startswith(f"features.{number}.")
-    and ".conc_se_layers." in name
-    and name.endswith(".fc1.weight")
+    int(name.split(".conc_se_layers.")[1].split(".")[0]): shape[1]
+    for name, shape in shapes.items()
+    if name.startswith(f"features.{number}.") and ".conc_se_layers." in name
   }
 
 
-def _frames(tensors: Mapping[str, Tensor], cfg: MNConfig) -> int:
+def _frames(shapes: Shapes, cfg: MNConfig) -> int:
   """A length of log-mel that gives the sizes of time SE; several may, and they compute the same."""
   place = cfg.squeezed.index("t")
   wanted = {
-    block.number: _excited(tensors, block.number).get(place) for block in cfg.blocks if block.se
+    block.number: _excited(shapes, block.number).get(place) for block in cfg.blocks if block.se
   }
   for frames in (cfg.frames, *range(100, _LONGEST, 100), *range(1, _LONGEST)):
     sizes = cfg.sizes(cfg.mel.mel_bins, frames)
@@ -192,20 +239,20 @@ def _frames(tensors: Mapping[str, Tensor], cfg: MNConfig) -> int:
 _LONGEST = 6001
 
 
-def _dymn(tensors: Mapping[str, Tensor], width: float) -> DyMNConfig:
+def _dymn(shapes: Shapes, width: float) -> DyMNConfig:
   contexts = {
-    int(name.split(".")[1]): tensor.shape[0]
-    for name, tensor in tensors.items()
+    int(name.split(".")[1]): shape[0]
+    for name, shape in shapes.items()
     if name.endswith(".context_gen.joint_conv.weight")
   }
-  relus = any(name.endswith("depth_act.coef_net.0.weight") for name in tensors)
-  dynamic = any(name.endswith(".depth_conv.residuals.0.weight") for name in tensors)
+  relus = any(name.endswith("depth_act.coef_net.0.weight") for name in shapes)
+  dynamic = any(name.endswith(".depth_conv.residuals.0.weight") for name in shapes)
   kernels, pieces = 4, 2
-  for name, tensor in tensors.items():
+  for name, shape in shapes.items():
     if name.endswith(".depth_conv.weight") and dynamic:
-      kernels = tensor.shape[2]
+      kernels = shape[2]
     if name.endswith(".depth_act.lambdas"):
-      pieces = tensor.shape[0] // 2
+      pieces = max(1, shape[0] // 2)
   cfg = DyMNConfig(
     width=width,
     dynamic="all" if len(contexts) == 15 else "replace_se",
@@ -216,6 +263,7 @@ def _dymn(tensors: Mapping[str, Tensor], width: float) -> DyMNConfig:
   )
   for ratio in (4, 8, 2, 16):
     tried = dataclasses.replace(cfg, context_ratio=ratio)
-    if all(tried.context_size(tried.blocks[n]) == size for n, size in contexts.items()):
+    sizes = dict(enumerate(map(tried.context_size, tried.blocks)))
+    if all(sizes.get(n) == size for n, size in contexts.items()):
       return tried
   return cfg

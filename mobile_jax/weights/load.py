@@ -21,14 +21,15 @@ from dasheng_jax.weights.record import (
   OURS,
   as_note,
   beside,
+  bound_to,
   config_in,
   content_of,
   make_record,
   read_record,
 )
 from dasheng_jax.weights.safetensors_file import open_safetensors, write_safetensors
-from dasheng_jax.weights.table import flatten, from_torch, to_torch, unflatten
-from dasheng_jax.weights.tensors import Arrays, Tensor
+from dasheng_jax.weights.table import Rule, flatten, from_torch, to_torch, unflatten
+from dasheng_jax.weights.tensors import Arrays, Tensor, told_shape
 from dasheng_jax.weights.torch_file import open_torch, write_torch
 from mobile_jax.config import FAMILIES, SIZES, DyMNConfig, MNConfig, family_of
 from mobile_jax.inference import tag
@@ -110,6 +111,22 @@ def read_model(
   return _from_state(state_of(content), cfg, str(path), classes, key)
 
 
+def network_of(cfg: Config, source: str) -> tuple[tuple[Rule, ...], Mapping]:
+  """(name table, shapes of the variables) of a configuration out of a file.
+
+  WeightsError where no network can be built of it.
+  """
+  try:
+    return rules(cfg), shapes(cfg)
+  except ConfigError:
+    raise
+  except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    raise WeightsError(
+      f"{source}: no network can be built of its configuration ({reason}); foreign or damaged"
+    ) from None
+
+
 def recorded(record: Mapping[str, Any], where: Path) -> Config | None:
   """The configuration in a record of `dasheng_jax.weights.record`; None for an empty one."""
   return config_in(record, FAMILIES, where)
@@ -118,7 +135,8 @@ def recorded(record: Mapping[str, Any], where: Path) -> Config | None:
 def _from_our_folder(
   folder: Path, cfg: Config, record: Mapping, classes: int | None, key: jax.Array | None
 ) -> tuple[Config, dict]:
-  tree = unflatten(folders.read_state(folder, shapes(cfg), record.get("arrays") or {}))
+  _, wanted = network_of(cfg, str(folder))
+  tree = unflatten(folders.read_state(folder, wanted, folders.arrays_of(folder, record)))
   if classes is not None and classes != cfg.classes:
     cfg = dataclasses.replace(cfg, classes=classes)
     tree = _with_fresh_head(cfg, tree, jax.random.key(0) if key is None else key)
@@ -129,8 +147,9 @@ def _from_state(
   state: Arrays, cfg: Config, source: str, classes: int | None, key: jax.Array | None
 ) -> tuple[Config, dict]:
   state = without_constants(state, cfg, source)
-  wanted, cfg = classes, dataclasses.replace(cfg, classes=classes_in(state, cfg))
-  tree = from_torch(state, rules(cfg), shapes(cfg), source=source)
+  wanted, cfg = classes, dataclasses.replace(cfg, classes=classes_in(state.tensors, cfg, source))
+  table, target = network_of(cfg, source)
+  tree = from_torch(state, table, target, source=source)
   if wanted is not None and wanted != cfg.classes:
     cfg = dataclasses.replace(cfg, classes=wanted)
     tree = _with_fresh_head(cfg, tree, jax.random.key(0) if key is None else key)
@@ -180,20 +199,26 @@ def without_constants(state: Arrays, cfg: Config, source: str) -> Arrays:
   """The state without the constants that we compute; WeightsError where they are not ours."""
   constants = buffers(cfg)
   for name, ours in constants.items():
-    theirs = state.get(name)
-    if theirs is not None and (theirs.shape != ours.shape or not np.allclose(theirs, ours)):
-      raise WeightsError(f"{source}: {name} is {theirs}, not the {ours} of Dy-ReLU")
+    if name not in state.tensors:
+      continue
+    if state.tensors[name].shape != ours.shape:
+      raise WeightsError(
+        f"{source}: {name} has shape {state.tensors[name].shape}, not the {ours.shape} of Dy-ReLU"
+      )
+    if not np.allclose(state[name], ours):
+      raise WeightsError(f"{source}: {name} is {state[name]}, not the {ours} of Dy-ReLU")
   return Arrays({name: x for name, x in state.tensors.items() if name not in constants})
 
 
-def classes_in(state: Mapping, cfg: Config) -> int:
-  """Number of classes, by the tensors of the head."""
-  head = cfg.head if isinstance(cfg, MNConfig) else "mlp"
-  if isinstance(cfg, MNConfig) and head == "attention":
-    bias = state.get("classifier.subspace_proj.bias")
-    return cfg.classes if bias is None else max(1, len(bias) // (2 * cfg.attention_heads))
-  bias = state.get(_CLASSES[head][0])
-  return cfg.classes if bias is None else max(1, len(bias))
+def classes_in(tensors: Mapping[str, Tensor], cfg: Config, source: str) -> int:
+  """Number of classes, by the shapes of the head."""
+  if isinstance(cfg, MNConfig) and cfg.head == "attention":
+    name, heads = "classifier.subspace_proj.bias", 2 * cfg.attention_heads
+  else:
+    name, heads = _CLASSES[getattr(cfg, "head", "mlp")][0], 1
+  return (
+    max(1, told_shape(tensors, name, 1, source)[0] // heads) if name in tensors else cfg.classes
+  )
 
 
 def _with_fresh_head(cfg: Config, tree: Mapping, key: jax.Array) -> dict:
@@ -213,7 +238,8 @@ def write_model(path: str | os.PathLike, cfg: Config, variables: Mapping) -> Non
   """Writes a state dict of the released code, as `.pt` or `.safetensors`, whole or not at all.
 
   Neither needs PyTorch. The configuration goes into a `.safetensors` file, and beside a `.pt` as
-  FILE.config.json. Raises ConfigError for ablations that the released code cannot hold.
+  FILE.config.json, which names the file by a digest. Raises ConfigError for ablations that the
+  released code cannot hold.
   """
   path = Path(path)
   state = {**to_torch(variables, rules(cfg)), **buffers(cfg)}
@@ -222,4 +248,4 @@ def write_model(path: str | os.PathLike, cfg: Config, variables: Mapping) -> Non
     write_safetensors(path, state, as_note(record))
     return
   write_torch(path, state)
-  beside(path).write_text(json.dumps({OURS: record}, indent=2) + "\n")
+  beside(path).write_text(json.dumps({OURS: bound_to(path, record)}, indent=2) + "\n")

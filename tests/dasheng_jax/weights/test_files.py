@@ -83,7 +83,7 @@ def test_published_sizes_need_no_heads(save):
   state = {
     "patch_embed.proj.weight": np.broadcast_to(np.float32(0), (768, 1, 64, 4)),
     "time_pos_embed": np.broadcast_to(np.float32(0), (1, 768, 1, 252)),
-    "blocks.11.norm1.bias": np.zeros(768, np.float32),
+    **{f"blocks.{n}.norm1.bias": np.zeros(768, np.float32) for n in range(12)},
   }
   cfg = config_of(EncoderFile(state, {}, "bare state dict"))
   assert cfg == dasheng_jax.named("dasheng_base")

@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import dasheng_jax
@@ -50,6 +51,7 @@ def test_another_number_of_classes(recorded, tmp_path, capsys):
   back = tensors_of(tmp_path / "b.safetensors")
   assert back["classifier.5.weight"].shape[0] == 3
   assert "replaced by 3, drawn with 0" in capsys.readouterr().out
+  assert back["classifier.5.weight"].std() == pytest.approx(0.01, rel=0.2)
   unchanged = [k for k in network.state if not k.startswith("classifier.5")]
   assert_same({k: network.state[k] for k in unchanged}, {k: back[k] for k in unchanged})
 
@@ -192,3 +194,25 @@ def test_a_record_of_another_model(tiny_state, recorded, tmp_path):
   )
   with pytest.raises(WeightsError, match="holds a model of family 'mn', not"):
     dasheng_jax.load_encoder(tmp_path / "n")
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "safetensors"])
+def test_the_depth_of_the_clamp_is_among_the_official_settings(kind, tiny_state, tmp_path):
+  """For others, who do not read our record."""
+  source = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4, top_db=80)
+  dest = tmp_path / ("b.safetensors" if kind == "safetensors" else "b")
+  convert(source, dest, to=kind)
+  if kind == "safetensors":
+    with safe_open(dest, "np") as file:
+      told = json.loads(file.metadata()["config"])
+  else:
+    told = json.loads((dest / "config.json").read_text())["encoder_kwargs"]
+  assert (told["top_db"], told["num_heads"]) == (80, 4)
+  assert dasheng_jax.load_encoder(dest)[0].args[0].mel.top_db == 80.0
+
+
+def test_a_time_table_of_another_shape_is_not_stretched(tiny_state, tmp_path):
+  table = tiny_state["time_pos_embed"].reshape(48, 1, 1, 252)
+  source = saved(tmp_path / "a.safetensors", {**tiny_state, "time_pos_embed": table}, num_heads=4)
+  with pytest.raises(WeightsError, match=r"time_pos_embed has shape \(48, 1, 1, 252\), not"):
+    convert(source, tmp_path / "b", to="huggingface", positions=100)

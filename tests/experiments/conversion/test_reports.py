@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import dasheng_jax
+from experiments.conversion import golden, verify
 from experiments.conversion.golden import read_golden
+from experiments.conversion.source import Wishes, open_source
 from experiments.training.errors import RunError, UsageError
 from tests.experiments.conversion.files import convert, saved
 
@@ -26,6 +28,41 @@ def test_a_report_on_what_was_written(tiny_state, tmp_path, capsys):
       convert(source, **flags)
 
 
+@pytest.fixture
+def quick_stages(monkeypatch):
+  """Forward passes that take no time: a bias for the output."""
+
+  def stages(cfg, variables, wave):
+    return {"output": np.asarray(variables["params"]["norm"]["bias"])[None] * cfg.mel.top_db}
+
+  monkeypatch.setattr(verify, "stages", stages)
+  monkeypatch.setattr(golden, "stages", stages)
+  return stages
+
+
+def test_reports_look_at_what_was_written(quick_stages, tiny_state, tmp_path):
+  """And not at SOURCE once more; each side with the configuration that it holds."""
+  source = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4)
+  found = open_source(source, Wishes())
+  wave = np.zeros((1, 16_000), np.float32)
+  outputs = quick_stages(found.cfg, verify._variables(found), wave)
+  stored = tmp_path / "g.npz"
+  golden.write_golden(stored, wave, outputs, golden.About("dasheng", "this test"))
+  convert(source, tmp_path / "same.safetensors")
+  state = {**tiny_state, "norm.bias": tiny_state["norm.bias"] + np.float32(0.5)}
+  saved(tmp_path / "other.safetensors", state, num_heads=4)
+  saved(tmp_path / "clamp.safetensors", tiny_state, num_heads=4, top_db=60)
+  for dest, ok in (("same", True), ("other", False), ("clamp", False)):
+    for check in ("self", str(stored)):
+      report = verify.report(
+        found, tmp_path / f"{dest}.safetensors", check=check, module=None, tolerance=None
+      )
+      assert report.ok is ok, (dest, check)
+      if check == "self":
+        differs = ("SOURCE and DEST differ in mel.top_db: 120.0 there, 60.0 here",)
+        assert report.notes == (differs if dest == "clamp" else ())
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_reported_within_its_rounding(dtype, tiny_state, tmp_path, capsys):
   source = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4)
@@ -35,7 +72,6 @@ def test_half_precision_is_reported_within_its_rounding(dtype, tiny_state, tmp_p
 
 def test_a_report_finds_the_block_that_departs(tiny_state, tmp_path, capsys):
   """Golden outputs of one model beside another whose second block differs."""
-  from experiments.conversion import golden
   from experiments.conversion.stages import default_wave, stages
 
   source = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4)

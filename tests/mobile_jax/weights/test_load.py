@@ -102,7 +102,7 @@ def test_half_precision_files_give_float32(state, save):
     (lambda s: s.update(extra=np.zeros(3)), "unexpected extra"),
     (
       lambda s: s.update({"features.16.1.bias": np.zeros(95, np.float32)}),
-      r"features.16.1.bias has shape \(95,\), which does not give \(96,\)",
+      r"features.16.1.bias has shape \(95,\), not \(96,\)",
     ),
     (
       lambda s: s.update({"classifier.2.bias": np.full(128, np.nan, np.float32)}),

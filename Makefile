@@ -31,7 +31,7 @@ TEST_ENV := env JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=2 M
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NPROC=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow test-faults test-torch test-hear bench lint format env clean distclean
+.PHONY: help demo test test-slow test-faults soak test-torch test-hear bench lint format env clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -48,6 +48,9 @@ test-slow: $(VENV)/.torch  ## the proofs that take minutes, and parity with PyTo
 
 test-faults: $(VENV)/.torch  ## kill -9, full disks, damaged files; ends with a table
 	@$(PYTEST) -q -m "faults or fault" $(ARGS)
+
+soak: $(VENV)/.core  ## half an hour of the pipeline and the step: memory, handles and threads must stay flat
+	@$(BIN)/python -m experiments.soak --minutes 30 --workdir runs/soak $(ARGS)
 
 test-torch: $(VENV)/.torch  ## the quick ones of these with PyTorch
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "torch and not slow" $(ARGS)

@@ -73,6 +73,7 @@ MAY_DIFFER = (
   "config.data.workers",
   "config.data.prefetch",
   "config.data.max_bad_share",
+  "config.data.stall_seconds",
 )
 
 

@@ -1,7 +1,7 @@
 """Batches put together in place: threads decode chunks of rows straight into the batch's arrays.
 
-Engines differ only in who calls `run_chunk`. Chunk c belongs to step c // chunks; each chunk fills
-its rows and nothing else, so what a batch holds cannot depend on who was first.
+Engines differ only in who waits for the chunks. Chunk c belongs to step c // chunks; each chunk
+fills its rows and nothing else, so what a batch holds cannot depend on who was first.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipelines.crew import Crew, Job
 from pipelines.order import Rows
 from pipelines.reader import ClipReader, Row
 
@@ -59,22 +60,34 @@ class Assembler:
     self._lock = threading.Lock()
     self._pending: dict[int, Pending] = {}
     self._closed = False
+    self._crew = Crew(self.workers, cfg.stall_seconds)
 
   def run_chunk(self, number: int) -> None:
     """Fills one chunk; a failure is kept for `take`, to be raised where the user can see it."""
-    if self._closed:
-      return
-    step, part = divmod(number, self.chunks)
-    batch = self._open(step)
-    if batch.error is not None:
-      return
-    try:
+    self.finish_chunk(number, self.start_chunk(number))
+
+  def start_chunk(self, number: int) -> Job:
+    """Has a chunk filled by a thread that can be left behind."""
+
+    def fill(job: Job) -> None:
+      step, part = divmod(number, self.chunks)
+      batch = self._open(step)
+      if batch is None:
+        return
       for row in range(part * self._size, min(self._rows, (part + 1) * self._size)):
-        if self._closed:
+        if self._closed or batch.error is not None:
           return
-        batch.found[row] = self._read(batch, row)
+        batch.found[row] = self._read(batch, row, job)
+
+    return self._crew.submit(fill)
+
+  def finish_chunk(self, number: int, job: Job) -> None:
+    """Waits for a chunk; as `run_chunk`."""
+    try:
+      self._crew.wait(job)
     except BaseException as error:
-      batch.error = error
+      if (batch := self._open(number // self.chunks)) is not None:
+        batch.error = error
 
   def take(self, step: int) -> dict[str, np.ndarray]:
     """The finished batch of a step; the arrays are the caller's own."""
@@ -96,12 +109,16 @@ class Assembler:
 
   def close(self) -> None:
     """Lets running chunks end soon and drops what was prepared."""
-    self._closed = True
     with self._lock:
+      self._closed = True
       self._pending.clear()
+    self._crew.close()
 
-  def _open(self, step: int) -> Pending:
+  def _open(self, step: int) -> Pending | None:
+    """The batch of a step, begun if need be; None once all is closed."""
     with self._lock:
+      if self._closed:
+        return None
       if step not in self._pending:
         try:
           rows, error = self._plan(step), None
@@ -111,10 +128,10 @@ class Assembler:
         self._pending[step] = Pending(rows, wave, [None] * self._rows, error)
       return self._pending[step]
 
-  def _read(self, batch: Pending, row: int) -> Row:
+  def _read(self, batch: Pending, row: int, job: Job) -> Row:
     out, rows = batch.wave[row], batch.rows
     if self.blank:
-      return self.reader.read_or_blank(out, int(rows.example[row]))
+      return self.reader.read_or_blank(out, int(rows.example[row]), job)
     return self.reader.read(
-      out, int(rows.position[row]), int(rows.epoch[row]), int(rows.example[row])
+      out, int(rows.position[row]), int(rows.epoch[row]), int(rows.example[row]), job
     )

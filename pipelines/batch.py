@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
 import time
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -174,12 +176,11 @@ def _tf_steps(assembler: Assembler) -> Iterator[int]:
   chunks = assembler.chunks
   stop = _ENDLESS if assembler.stop_step is None else assembler.stop_step
 
-  def run(number: np.int64) -> np.int64:
-    assembler.run_chunk(int(number))
-    return number
+  token = next(_tokens)
+  _running[token] = assembler
 
   def run_in_graph(number):
-    done = tf.numpy_function(run, [number], tf.int64, stateful=True)
+    done = tf.numpy_function(_run_chunk, [np.int64(token), number], tf.int64, stateful=True)
     done.set_shape(())
     return done
 
@@ -192,6 +193,19 @@ def _tf_steps(assembler: Assembler) -> Iterator[int]:
   options.threading.private_threadpool_size = assembler.workers + 1
   for step in done.with_options(options).as_numpy_iterator():
     yield int(step[0]) // chunks
+
+
+# TensorFlow never forgets a Python function that was part of a graph, nor what that refers to: so
+# there is this one, and it finds an iterator's assembler by number for as long as anyone holds it.
+_tokens = itertools.count()
+_running: weakref.WeakValueDictionary[int, Assembler] = weakref.WeakValueDictionary()
+
+
+def _run_chunk(token: np.int64, number: np.int64) -> np.int64:
+  assembler = _running.get(int(token))
+  if assembler is not None:
+    assembler.run_chunk(int(number))
+  return number
 
 
 @functools.cache

@@ -5,13 +5,18 @@ as one block of UTF-8 with the end of each item.
 """
 
 import io
+import math
 import os
+import struct
 import tempfile
+import tokenize
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from pipelines import files
 
 
 class PackedStrings(Sequence):
@@ -94,24 +99,73 @@ def save(path: str, columns: dict[str, Column]) -> None:
     raise
 
 
-def load_bytes(data: bytes) -> dict[str, Column] | None:
-  """Reads the content of a file that `save` wrote; None when it is damaged."""
-  return load(io.BytesIO(data))
+def load(path: str | BinaryIO) -> dict[str, Column] | None:
+  """Reads what `save` wrote, given its path or its open file; None if it is absent or damaged.
 
-
-def load(path: str | io.BytesIO) -> dict[str, Column] | None:
-  """Reads what `save` wrote; None when there is no such file or it is damaged."""
+  Nothing that the file claims is taken at its word: no array is made that is larger than the file.
+  """
   try:
-    with np.load(path, allow_pickle=False) as stored:
-      arrays = dict(stored)
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    if isinstance(path, str):
+      with files.open_binary(path) as file:
+        arrays = _read_npz(file)
+    else:
+      arrays = _read_npz(path)
+  except _UNREADABLE:
     return None
   columns: dict[str, Column] = {}
   for name, array in arrays.items():
     if name.endswith(".text"):
-      if f"{name[:-5]}.ends" not in arrays:
+      ends = arrays.get(f"{name[:-5]}.ends")
+      if ends is None or not _is_packed(array, ends):
         return None
-      columns[name[:-5]] = PackedStrings(array, arrays[f"{name[:-5]}.ends"])
+      columns[name[:-5]] = PackedStrings(array, ends)
     elif not name.endswith(".ends"):
       columns[name] = array
   return columns
+
+
+# What zipfile and NumPy meet in files that are no archives of arrays.
+_UNREADABLE = (
+  OSError,
+  ValueError,  # BadAudio is one
+  KeyError,
+  EOFError,
+  NotImplementedError,
+  RuntimeError,
+  SyntaxError,
+  tokenize.TokenError,
+  struct.error,
+  zipfile.BadZipFile,
+)
+
+
+def _read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
+  """As np.load, of arrays that are stored as they are; sizes are checked before room is made."""
+  arrays = {}
+  room = file.seek(0, os.SEEK_END)
+  with zipfile.ZipFile(file) as archive:
+    if sum(info.file_size for info in archive.infolist()) > room:
+      raise ValueError("larger than the file")
+    for info in archive.infolist():
+      if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise ValueError("compressed")
+      data = io.BytesIO(archive.read(info))  # which verifies its checksum
+      version = np.lib.format.read_magic(data)
+      if version != (1, 0):
+        raise ValueError("of a version that np.savez needs for no plain array")
+      shape, fortran, dtype = np.lib.format.read_array_header_1_0(data)
+      if dtype.hasobject or fortran or len(shape) > 1:
+        raise ValueError("no column")
+      content = data.read()
+      if math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError("of another length than it says")
+      arrays[info.filename.removesuffix(".npy")] = np.frombuffer(content, dtype).reshape(shape)
+  return arrays
+
+
+def _is_packed(blob: np.ndarray, ends: np.ndarray) -> bool:
+  """Whether two arrays are text as `PackedStrings` keeps it."""
+  if blob.dtype != np.uint8 or ends.dtype.kind != "i" or blob.ndim != 1 or ends.ndim != 1:
+    return False
+  within = not len(ends) or (ends[0] >= 0 and ends[-1] <= len(blob))
+  return bool(within and (np.diff(ends) >= 0).all())

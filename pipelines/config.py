@@ -41,6 +41,8 @@ class DataConfig:
   workers: int = 0
   # batches prepared ahead of the consumer
   prefetch: int = 2
+  # how long one read may take before the run stops and names the file; 0: for ever
+  stall_seconds: float = 300.0
   # share of unusable recordings past which the run stops
   max_bad_share: float = 0.01
 
@@ -81,6 +83,11 @@ class DataConfig:
     if not 0.0 <= self.max_bad_share <= 1.0:
       raise DataError(
         f"data.max_bad_share is {self.max_bad_share}; it is a share in [0, 1], such as 0.01"
+      )
+    if not (math.isfinite(self.stall_seconds) and self.stall_seconds >= 0):
+      raise DataError(
+        f"data.stall_seconds is {self.stall_seconds}; give seconds such as 300, or 0 to wait for "
+        "ever"
       )
     if self.workers < 0:
       raise DataError(

@@ -39,6 +39,7 @@ class Dataset:
     cfg: the configuration.
     sources: the opened sources.
     skipped: (id, reason) of recordings that were found unusable while indexing.
+    lost: recordings that must be missing besides, by the look of their damaged shards.
     classes: class names that labels index, or None where no source has labels.
     bad: recordings that proved unusable while reading, whoever read them.
   """
@@ -67,8 +68,9 @@ class Dataset:
       for prefix, source in zip(self._prefixes, self.sources, strict=True)
       for name, reason in getattr(source, "skipped", ())
     ]
-    self.recordings_found = len(self.skipped) + sum(len(s.frames) for s in self.sources)
-    check_share(self.skipped, self.recordings_found, cfg)
+    self.lost = sum(getattr(s, "lost", 0) for s in self.sources)
+    self.recordings_found = len(self.skipped) + sum(len(s.frames) for s in self.sources) + self.lost
+    check_share(self.skipped, self.recordings_found, cfg, self.lost)
     self._parts = [_select(s, cfg, part) for s in self.sources]
     self.weights = cfg.weights
     self._drop_empty()
@@ -132,6 +134,12 @@ class Dataset:
   def recording_id(self, clip: Clip) -> str:
     """The recording's id, after the name of its source where there are several."""
     return self._prefixes[clip.source] + str(self.sources[clip.source].ids[clip.recording])
+
+  def place(self, clip: Clip) -> str:
+    """The file that a clip is read from, and the recording's id where that is not its name."""
+    source, name = self.sources[clip.source], self.recording_id(clip)
+    path = source.place(clip.recording) if hasattr(source, "place") else source.name
+    return path if path.endswith(name) else f"{path} ({name})"
 
   def label(self, clip: Clip) -> int:
     """Class number of a clip, -1 where unknown."""
@@ -214,14 +222,24 @@ def open_dataset(
   return Dataset(cfg, opened, part, bad)
 
 
-def check_share(bad: Sequence[tuple[str, str]], recordings: int, cfg: DataConfig) -> None:
-  """Raises DataError when more than cfg.max_bad_share of the recordings are unusable."""
-  if not bad or len(bad) <= cfg.max_bad_share * recordings:
+def check_share(
+  bad: Sequence[tuple[str, str]], recordings: int, cfg: DataConfig, lost: int = 0
+) -> None:
+  """Raises DataError when more than cfg.max_bad_share of the recordings are unusable.
+
+  Args:
+    bad: (id, reason) of each that is known by name.
+    recordings: all that were found or are missing.
+    cfg: for max_bad_share.
+    lost: missing ones without a name; a reason in `bad` tells of them.
+  """
+  count = len(bad) + lost
+  if not bad or count <= cfg.max_bad_share * recordings:
     return
   names = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
   more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
   raise DataError(
-    f"{len(bad)} of {recordings} recordings are unusable, more than data.max_bad_share "
+    f"{count} of {recordings} recordings are unusable, more than data.max_bad_share "
     f"{cfg.max_bad_share:g} allows ({names}{more}); repair or remove them, or raise the share"
   )
 

@@ -11,13 +11,20 @@ import numpy as np
 import soundfile
 import soxr
 
+from pipelines import files
+from pipelines.containers import contradiction
 from pipelines.errors import BadAudio
 from pipelines.files import RangeFile
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 SHORT_FRAMES = 4096
 """Frames by which a recording may end early: lossy codecs state their length to a block or two."""
+RATES = (100, 2_000_000)
+"""Hz; a header that says anything else is damaged."""
 _UNKNOWN_FRAMES = 1 << 48
+_LOUDEST = 16.0  # times full scale, which sound lossy files overshoot by little
+# No codec makes a byte of more: silence is 65,535 samples in nine bytes of FLAC.
+_FRAMES_PER_BYTE = 8192
 _MARGIN_SECONDS = 0.02
 
 
@@ -33,17 +40,34 @@ Payload = str | bytes | RangeFile | Samples
 
 
 def header(payload: Payload) -> tuple[int, int]:
-  """(frames, rate in Hz) from the header; BadAudio when it cannot be read."""
+  """(frames, rate in Hz) from the header; BadAudio when it cannot be read, or cannot be true."""
   if isinstance(payload, Samples):
+    check_rate(payload.rate)
     return len(payload.wave), payload.rate
   with _opened(payload) as file:
+    size, wrong = _look(payload)
     frames = file.frames
     if frames > _UNKNOWN_FRAMES:  # a stream without a stated length: count by decoding
       block = np.empty((65536, file.channels), np.float32)
       frames = 0
       while count := len(file.read(out=block)):
         frames += count
+    if wrong:
+      raise BadAudio(wrong)
+    check_rate(file.samplerate)
+    if not 0 <= frames <= _FRAMES_PER_BYTE * size:
+      raise BadAudio(f"header says {frames} samples, which {size} bytes cannot hold")
     return frames, file.samplerate
+
+
+def _look(payload: str | bytes | RangeFile) -> tuple[int, str]:
+  """(size in bytes, what contradicts itself) of an encoded file."""
+  if isinstance(payload, bytes):
+    return len(payload), contradiction(lambda at, most: payload[at : at + most])
+  if isinstance(payload, RangeFile):
+    return payload.size, contradiction(payload.read_at)
+  with RangeFile(payload, 0, os.path.getsize(payload)) as file:
+    return file.size, contradiction(file.read_at)
 
 
 def read_span(
@@ -74,6 +98,8 @@ def read_span(
     wave = file.read(out=into[: stop - start])
     if not file.subtype.startswith("PCM_"):  # integers cannot decode to NaN, so save the look
       check_finite(wave)
+      if file.subtype not in ("FLOAT", "DOUBLE"):
+        _check_level(wave)
     return wave, file.samplerate
 
 
@@ -154,6 +180,20 @@ def check_finite(wave: np.ndarray) -> None:
     raise BadAudio(f"{bad} of {len(wave)} samples are NaN or infinite")
 
 
+def _check_level(wave: np.ndarray) -> None:
+  """Refuses, with BadAudio, what only a damaged frame of a lossy codec decodes to."""
+  loudest = max(float(wave.max(initial=0.0)), -float(wave.min(initial=0.0)))
+  if loudest > _LOUDEST:
+    raise BadAudio(f"damaged: decodes to {loudest:.3g} times full scale")
+
+
+def check_rate(rate: int) -> None:
+  """Refuses, with BadAudio, a rate that no recording has."""
+  low, high = RATES
+  if not low <= rate <= high:
+    raise BadAudio(f"header says {rate} Hz, which is not within {low} to {high}")
+
+
 def check_length(found: int, wanted: int, found_rate: int, rate: int) -> None:
   """Refuses, with BadAudio, a recording that is not what its index says."""
   if found_rate != rate:
@@ -171,6 +211,14 @@ def _with_margin(start: int, stop: int, frames: int, rate: int, target_rate: int
   return start - before, min(frames, stop + margin), before // unit * (target_rate // common)
 
 
+class _InMemory(io.BytesIO):
+  """Bytes as a file; a damaged header may send libsndfile before its start, where it stays at 0."""
+
+  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: len(self.getbuffer())}[whence]
+    return super().seek(max(0, base + offset))
+
+
 @contextlib.contextmanager
 def _opened(payload: Payload) -> Iterator[soundfile.SoundFile]:
   """Opens audio; whatever libsndfile finds wrong, then or while reading, becomes BadAudio."""
@@ -178,7 +226,9 @@ def _opened(payload: Payload) -> Iterator[soundfile.SoundFile]:
   if isinstance(payload, bytes) and not payload:
     raise BadAudio("empty file")
   try:
-    stored = io.BytesIO(payload) if isinstance(payload, bytes) else payload
+    if isinstance(payload, str) and (kind := files.strange(os.stat(payload).st_mode)):
+      raise BadAudio(f"is {kind}, no regular file")  # libsndfile would wait for a pipe
+    stored = _InMemory(payload) if isinstance(payload, bytes) else payload
     with soundfile.SoundFile(stored) as file:
       if file.samplerate < 1 or file.channels < 1:
         raise BadAudio(f"header says {file.samplerate} Hz and {file.channels} channels")

@@ -10,6 +10,7 @@ import glob
 import io
 import os
 import re
+import stat as modes
 import threading
 from collections import OrderedDict
 from typing import BinaryIO, NamedTuple
@@ -22,11 +23,16 @@ _BLOCK = 8 << 20  # bytes that one remote request fetches
 _BLOCKS = 32  # remote blocks kept in memory
 
 
+# Opening a pipe waits for its other end, unless asked not to; files take no notice.
+_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
 class Stat(NamedTuple):
-  """Size in bytes and time of last change in nanoseconds."""
+  """Size in bytes, time of last change in nanoseconds, and what it is in place of a file, or ""."""
 
   size: int
   mtime: int
+  strange: str = ""
 
 
 def is_remote(path: str) -> bool:
@@ -73,13 +79,25 @@ def _expand_braces(pattern: str) -> list[str]:
 def stat(path: str) -> Stat:
   """Size and time of change; FileNotFoundError where there is no such file."""
   if not is_remote(path):
-    found = os.stat(path)
-    return Stat(found.st_size, found.st_mtime_ns)
+    return stat_of(os.stat(path))
   try:
     found = _gfile().stat(path)
   except Exception as error:
     raise FileNotFoundError(f"{path}: {_one_line(error)}") from None
   return Stat(found.length, found.mtime_nsec)
+
+
+def stat_of(found: os.stat_result) -> Stat:
+  """What the system says of a local file, in our terms."""
+  return Stat(found.st_size, found.st_mtime_ns, strange(found.st_mode))
+
+
+def strange(mode: int) -> str:
+  """What a mode is that of in place of a regular file: "a pipe", "a device" and so on; else ""."""
+  if modes.S_ISREG(mode):
+    return ""
+  kinds = ((modes.S_ISFIFO, "pipe"), (modes.S_ISSOCK, "socket"), (modes.S_ISDIR, "folder"))
+  return f"a {next((kind for test, kind in kinds if test(mode)), 'device')}"
 
 
 def is_dir(path: str) -> bool:
@@ -100,8 +118,19 @@ def list_dir(path: str) -> list[str]:
 
 
 def open_binary(path: str) -> BinaryIO:
-  """A seekable binary file, for one thread."""
-  return _gfile().GFile(path, "rb") if is_remote(path) else open(path, "rb")
+  """A seekable binary file, for one thread; BadAudio for a pipe, a device and the like."""
+  if is_remote(path):
+    return _gfile().GFile(path, "rb")
+  return os.fdopen(open_handle(path), "rb")
+
+
+def open_handle(path: str) -> int:
+  """A handle of a local regular file, never waiting for it; BadAudio for anything else."""
+  handle = os.open(path, _OPEN)
+  if kind := strange(os.fstat(handle).st_mode):
+    os.close(handle)
+    raise BadAudio(f"{path} is {kind}, no regular file")
+  return handle
 
 
 def read_range(path: str, offset: int, size: int) -> bytes:
@@ -122,10 +151,19 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 
 class RangeFile(io.RawIOBase):
-  """A read-only file inside a local file: bytes [offset, offset + size)."""
+  """A read-only file inside a local file: bytes [offset, offset + size).
+
+  BadAudio where the file is gone, or is none.
+  """
 
   def __init__(self, path: str, offset: int, size: int):
-    self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+    try:
+      handle = open_handle(path)
+    except FileNotFoundError:
+      raise BadAudio(f"{path} is gone") from None
+    except OSError as error:
+      raise BadAudio(f"{path} cannot be read: {error.strerror or error}") from None
+    self._file = os.fdopen(handle, "rb", buffering=0)
     self._offset, self._size, self._at = offset, size, 0
 
   def readable(self) -> bool:  # noqa: D102
@@ -144,9 +182,25 @@ class RangeFile(io.RawIOBase):
 
   def readinto(self, buffer) -> int:  # noqa: D102
     view = memoryview(buffer)[: max(0, self._size - self._at)]
-    count = os.preadv(self._file.fileno(), [view], self._offset + self._at) if len(view) else 0
+    try:
+      count = os.preadv(self._file.fileno(), [view], self._offset + self._at) if len(view) else 0
+    except OSError:  # libsndfile calls this, and can be told of no error but an early end
+      count = 0
     self._at += count
     return count
+
+  @property
+  def size(self) -> int:
+    """Bytes."""
+    return self._size
+
+  def read_at(self, offset: int, most: int) -> bytes:
+    """The bytes from `offset` on, fewer at the end; where the file stands stays as it is."""
+    most = max(0, min(most, self._size - offset))
+    try:
+      return os.pread(self._file.fileno(), most, self._offset + offset) if most else b""
+    except OSError:
+      return b""
 
   def close(self) -> None:  # noqa: D102
     self._file.close()
@@ -170,8 +224,12 @@ def nearest(path: str) -> str:
 
 
 def _pread(path: str, offset: int, size: int) -> bytes:
-  handle = os.open(path, os.O_RDONLY)
+  if offset < 0 or size < 0:
+    raise BadAudio(f"{path} has no bytes {offset} to {offset + size}; its index is damaged")
+  handle = open_handle(path)
   try:
+    # A size from a damaged index would be allocated before the first byte is read.
+    size = min(size, max(0, os.fstat(handle).st_size - offset))
     data = os.pread(handle, size, offset)
     while len(data) < size and (more := os.pread(handle, size - len(data), offset + len(data))):
       data += more  # Linux hands over at most 2 GiB at once

@@ -6,24 +6,29 @@ within one tick of the file system's clock shows no change in time. The cache li
 $AUDIO_INDEX_CACHE ("off" for none), or in the user's cache folder.
 """
 
-import concurrent.futures
+import functools
 import hashlib
+import itertools
 import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pipelines import columns, decode, files
 from pipelines.columns import Column, PackedStrings
+from pipelines.config import DataConfig
+from pipelines.crew import Crew, Job
 from pipelines.errors import BadAudio
 from pipelines.progress import Progress
 
 CACHE_VARIABLE = "AUDIO_INDEX_CACHE"
 _FORMAT = "1"  # part of every key: raise it when what a scan yields changes
 _REST_NS = 3_000_000_000
+_ABSENT, _STRANGE = -1, -2  # in place of a size
 _log = logging.getLogger("pipelines")
 
 
@@ -63,7 +68,7 @@ def at_rest(mtime: np.ndarray | int) -> np.ndarray | bool:
 
 
 def scan_files(
-  name: str, paths: Sequence[str], stats: Sequence[files.Stat | None], workers: int
+  name: str, paths: Sequence[str], stats: Sequence[files.Stat | None], cfg: DataConfig
 ) -> dict[str, Column]:
   """Reads the header of every audio file, or takes it from the cache.
 
@@ -71,7 +76,7 @@ def scan_files(
     name: what the cache entry is filed under, such as the folder's absolute path.
     paths: the files.
     stats: their stat; None marks an absent file.
-    workers: threads, 0 for one per core.
+    cfg: for workers and stall_seconds.
 
   Returns:
     Columns path, size i64, mtime i64, trusted bool, frames i64, rates i32 and reason (text; ""
@@ -79,7 +84,7 @@ def scan_files(
   """
   table: dict[str, Column] = {
     "path": paths if isinstance(paths, PackedStrings) else PackedStrings.pack(paths),
-    "size": np.array([s.size if s else -1 for s in stats], np.int64),
+    "size": np.array([_size(s) for s in stats], np.int64),
     "mtime": np.array([s.mtime if s else -1 for s in stats], np.int64),
   }
   trusted = np.asarray(at_rest(table["mtime"]))
@@ -91,7 +96,7 @@ def scan_files(
     def scan(i: int) -> None:
       frames[i], rates[i], reasons[i] = header_or_reason(paths[i], int(table["size"][i]))
 
-    run_threads(scan, todo, workers, "reading audio headers", "files")
+    run_threads(scan, todo, cfg, "reading audio headers", "files", lambda i: paths[i])
   table |= {"trusted": trusted, "frames": frames, "rates": rates}
   table["reason"] = PackedStrings.pack(reasons)
   if len(todo):
@@ -102,7 +107,7 @@ def scan_files(
 def header_or_reason(payload, size: int) -> tuple[int, int, str]:
   """(frames, rate in Hz, "") of a recording, or (0, 0, why it is unusable)."""
   if size <= 0:
-    return 0, 0, "empty file" if size == 0 else "absent"
+    return 0, 0, {0: "empty file", _STRANGE: "is no regular file"}.get(size, "absent")
   try:
     if isinstance(payload, str) and files.is_remote(payload):
       payload = files.read_range(payload, 0, size)
@@ -115,30 +120,46 @@ def header_or_reason(payload, size: int) -> tuple[int, int, str]:
 def run_threads(
   work: Callable[[int], None],
   items: Sequence[int] | np.ndarray,
-  workers: int,
+  cfg: DataConfig,
   label: str,
   unit: str,
+  name: Callable[[int], str],
 ) -> None:
-  """Calls work(item) for each item on several threads, with progress; raises the first error."""
-  chunks = [items[k : k + 64] for k in range(0, len(items), 64)]
-  if len(items) < 256 * (workers or 1):
-    chunks = [[i] for i in items]
+  """Calls work(item) for each item on several threads, with progress; raises the first error.
 
-  def run(chunk) -> int:
-    for i in chunk:
-      work(int(i))
-    return len(chunk)
+  Args:
+    work: what is done, in any order.
+    items: numbers.
+    cfg: for workers and stall_seconds.
+    label: of the progress line.
+    unit: what is counted in it.
+    name: what an item is, for the error where it hangs (`crew.Stalled`).
+  """
+  workers = min(len(items), cfg.workers or os.cpu_count() or 1)
+  size = 64 if len(items) >= 256 * workers else 1
+  chunks = (items[k : k + size] for k in range(0, len(items), size))
 
-  with (
-    Progress(label, len(items), unit) as progress,
-    concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-  ):
-    try:
-      for count in pool.map(run, chunks):
-        progress.add(count)
-    except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
+  def start(chunk) -> tuple[Job, int]:
+    def run(job: Job) -> None:
+      for i in chunk:
+        job.at(functools.partial(name, int(i)))
+        work(int(i))
+
+    return crew.submit(run), len(chunk)
+
+  with Progress(label, len(items), unit) as progress, Crew(workers, cfg.stall_seconds) as crew:
+    ahead = deque(start(chunk) for chunk in itertools.islice(chunks, 4 * workers))
+    while ahead:
+      job, count = ahead.popleft()
+      crew.wait(job)
+      progress.add(count)
+      ahead.extend(start(chunk) for chunk in itertools.islice(chunks, 1))
+
+
+def _size(stat: files.Stat | None) -> int:
+  if stat is None:
+    return _ABSENT
+  return _STRANGE if stat.strange else stat.size
 
 
 def _reuse(stored, table, frames, rates, reasons) -> np.ndarray:

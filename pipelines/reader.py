@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines import crops, decode, order
+from pipelines.crew import Job
 from pipelines.dataset import Clip, Dataset, check_share
 from pipelines.errors import BadAudio, DataError
 
@@ -28,18 +29,20 @@ class ClipReader:
   def __init__(self, dataset: Dataset, seed: int, waves: "WaveCache | None" = None):
     self.dataset, self.seed, self._waves = dataset, seed, waves
 
-  def read(self, out: np.ndarray, position: int, epoch: int, example: int) -> Row:
+  def read(
+    self, out: np.ndarray, position: int, epoch: int, example: int, job: Job | None = None
+  ) -> Row:
     """Fills f32[samples] with a clip, or with a substitute if that clip is unusable.
 
     The substitute is another clip of the same source, chosen by hashing (seed, position, attempt),
-    so it is the same after a restart and on any host.
+    so it is the same after a restart and on any host. `job` is told what is read.
     """
     wanted = example
     first, count = self.dataset.source_range(wanted)
     for attempt in range(_ATTEMPTS):
       clip = self.dataset.clip(example)
       try:
-        return self._read_clip(out, clip, epoch, example)
+        return self._read_clip(out, clip, epoch, example, job)
       except BadAudio as error:
         self._note(clip, error)
       draw = order.hash64(order.stream(self.seed, "substitute"), position, attempt)[0]
@@ -49,14 +52,14 @@ class ClipReader:
       f"{self.dataset.sources[clip.source].name} is damaged or gone"
     )
 
-  def read_or_blank(self, out: np.ndarray, example: int) -> Row:
+  def read_or_blank(self, out: np.ndarray, example: int, job: Job | None = None) -> Row:
     """Fills a row for evaluation: zeros and valid 0 where there is no clip, or an unusable one."""
     if example < 0:
       out[:] = 0.0
       return Row(0, "", -1)
     clip = self.dataset.clip(example)
     try:
-      return self._read_clip(out, clip, 0, example)
+      return self._read_clip(out, clip, 0, example, job)
     except BadAudio as error:
       self._note(clip, error)
     out[:] = 0.0
@@ -65,10 +68,15 @@ class ClipReader:
   def _note(self, clip: Clip, error: BadAudio) -> None:
     dataset = self.dataset
     if met := dataset.bad.add(dataset.recording_id(clip), str(error)):
-      check_share([*met, *dataset.skipped], dataset.recordings_found, dataset.cfg)
+      bad = [*met, *dataset.skipped]
+      check_share(bad, dataset.recordings_found, dataset.cfg, dataset.lost)
 
-  def _read_clip(self, out: np.ndarray, clip: Clip, epoch: int, example: int) -> Row:
+  def _read_clip(
+    self, out: np.ndarray, clip: Clip, epoch: int, example: int, job: Job | None
+  ) -> Row:
     dataset, cfg = self.dataset, self.dataset.cfg
+    if job is not None:
+      job.at(lambda: dataset.place(clip))
     source = dataset.sources[clip.source]
     frames, rate = int(source.frames[clip.recording]), int(source.rates[clip.recording])
     start = crops.clip_start(cfg, self.seed, epoch, example, clip.number, frames, rate)
@@ -122,7 +130,10 @@ class WaveCache:
     def load(number: int) -> None:
       self._waves[keys[number]] = self._decode(*keys[number])
 
-    index.run_threads(load, range(len(keys)), dataset.cfg.workers, "decoding", "recordings")
+    def name(number: int) -> str:
+      return dataset.place(Clip(*keys[number], 0))
+
+    index.run_threads(load, range(len(keys)), dataset.cfg, "decoding", "recordings", name)
 
   def _decode(self, source_number: int, recording: int) -> np.ndarray | str:
     """The wave, or why there is none."""

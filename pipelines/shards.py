@@ -108,7 +108,7 @@ def write_shards(dataset: Dataset, folder: str, plan: ShardPlan, workers: int = 
       records = _ahead(pool, encode, part, 4 * workers)
       with _one_line_for_full_disk(path, made):
         done = _write_shard(path, plan.kind, records, skipped, progress)
-      check_share(skipped, dataset.recordings_found, dataset.cfg)
+      check_share(skipped, dataset.recordings_found, dataset.cfg, dataset.lost)
       made, recordings, size = made + 1, recordings + done, size + os.path.getsize(path)
   return Written(count, made, recordings, size, tuple(skipped))
 

@@ -70,8 +70,15 @@ class Assessment:
 
   @property
   def fullest(self) -> float:
-    """The peak by the compiler, or by arithmetic where it gives none."""
-    return self.expected.peak.total if self.peak.value is None else self.peak.value
+    """What a device must have room for: by the compiler, or by arithmetic where it says nothing.
+
+    Arguments and temporaries together, which are reserved for the whole step: the compiler's peak
+    leaves out the gaps between temporaries.
+    """
+    known = [x.value for x in (self.arguments, self.temporaries) if x.value is not None]
+    said = [sum(known)] if len(known) == 2 else []
+    said += [] if self.peak.value is None else [self.peak.value]
+    return max(said, default=self.expected.peak.total)
 
   @property
   def fits(self) -> bool:
@@ -178,14 +185,15 @@ def _refused(
   expected: Expected, layout: Layout, topology: Topology, program: Program
 ) -> Assessment:
   none = Figure(None, "the compiler refused the program")
-  needed = Figure(program.needed, "" if program.needed else program.reason)
-  if program.needed is None:  # too large it is, whatever the arithmetic says
-    needed = Figure(max(expected.peak.total, topology.chip.usable_bytes * 1.01), program.reason)
+  temporaries = Figure(program.temporaries) if program.temporaries else none
+  needed = program.needed
+  if program.temporaries:
+    needed = program.temporaries + expected.state.total + expected.peak.batch
+  if needed is None:  # too large it is, whatever the arithmetic says
+    needed = max(expected.peak.total, topology.chip.usable_bytes * 1.01)
   return Assessment(
-    *(layout, expected, none, none, needed, none, none, none, None, none.reason, none, None),
-    topology.chip.usable_bytes,
-    program.took,
-    (program.reason,),
+    *(layout, expected, none, temporaries, Figure(needed), none, none, none, None),
+    *(none.reason, none, None, topology.chip.usable_bytes, program.took, (program.reason,)),
   )
 
 
@@ -226,10 +234,13 @@ def _temporaries(program: Program, expected: Expected) -> Figure:
 def _peak(program: Program, arguments: Figure, temporaries: Figure) -> Figure:
   if arguments.value is None or temporaries.value is None:
     return Figure(None, arguments.reason or temporaries.reason)
-  both = arguments.value + temporaries.value
-  if program.peak is None or not 0.5 * both <= program.peak <= 1.1 * both:
-    return Figure(both)
-  return Figure(max(program.peak, arguments.value))
+  if program.peak is None:
+    return Figure(None, "the compiler says nothing")
+  least, most = max(arguments.value, temporaries.value), arguments.value + temporaries.value
+  if not least <= program.peak <= 1.1 * most:
+    said = f"the compiler says {program.peak / 1e9:.2f} GB"
+    return Figure(None, f"{said}, not between {least / 1e9:.2f} and {most / 1e9:.2f}")
+  return Figure(program.peak)
 
 
 def _bytes(counted: float, once: float, program: Program, expected: Expected) -> Figure:

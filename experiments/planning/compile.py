@@ -121,10 +121,7 @@ def compile_step(step: Step, topology: Topology, mesh_config: MeshConfig, device
   except jax.errors.JaxRuntimeError as error:
     if "Ran out of memory" not in str(error) and "RESOURCE_EXHAUSTED" not in str(error):
       raise RunError(f"the compiler failed: {str(error).splitlines()[0][:300]}") from error
-    used = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)", str(error))
-    needed = float(used[1]) * _UNITS[used[2]] if used else None
-    reason = str(error).splitlines()[0] if not used else used[0]
-    return Program("", needed=needed, reason=reason[:200], took=time.monotonic() - began)
+    return too_large(str(error), time.monotonic() - began)
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
   cost = cost[0] if isinstance(cost, list) else cost
   return Program(
@@ -136,6 +133,23 @@ def compile_step(step: Step, topology: Topology, mesh_config: MeshConfig, device
     bytes=cost.get("bytes accessed"),
     seconds=cost.get("optimal_seconds"),
     took=time.monotonic() - began,
+  )
+
+
+def too_large(message: str, took: float) -> Program:
+  """What the TPU compiler says of a program that does not fit.
+
+  It names what the program needs in all, or what its temporaries need alone.
+  """
+  size = r"([\d.]+)([KMGT]?)i?B?"
+  in_all = re.search(rf"Used {size} of", message)
+  between = re.search(rf"temporaries \({size}\) exceeds", message)
+  return Program(
+    "",
+    needed=float(in_all[1]) * _UNITS[in_all[2]] if in_all else None,
+    temporaries=float(between[1]) * _UNITS[between[2]] if between else None,
+    reason=message.splitlines()[0][:200],
+    took=took,
   )
 
 

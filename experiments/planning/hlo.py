@@ -129,6 +129,7 @@ class Module:
         yield self.computations[name], instruction, count
 
 
+@functools.lru_cache(maxsize=4)
 def parse(text: str, count_loops: bool = True) -> Module:
   """The module of a program's text.
 

@@ -20,13 +20,14 @@ def page(found: Assessment, topology: Topology, clips: float, name: str) -> str:
   """The report of one layout."""
   lines = [*_head(found, topology, name), "", *_memory(found), "", *_work(found, topology)]
   lines += ["", *_exchanges(found, topology), "", *_time(found, topology, clips)]
+  lines += [f"the compiler: {note}" for note in found.notes]
   return "\n".join(lines)
 
 
 def verdict(found: Assessment, topology: Topology) -> str:
   """One line: fits or not, by how much."""
   share = found.fullest / found.usable
-  by = "" if found.peak.value is not None else " by the formula"
+  by = " by the formula" if found.fullest == found.expected.peak.total else ""
   word = "fits" if found.fits else "DOES NOT FIT"
   return (
     f"{word}: {found.fullest / GB:.2f} GB{by} of the {found.usable / GB:.2f} GB that a program may "

@@ -22,9 +22,10 @@ class Source(Protocol):
     labels: class of each recording (a name, or an integer), "" where unknown; None without labels.
     shards: i32[n], number of the shard that holds each recording, never falling; or None.
 
-  A source may also have `skipped` (pairs of id and reason found while indexing), `classes` (names
-  that integer labels index), `locate(i)` (payload and first sample), which saves a copy, and
-  `in_memory`, True where reading opens no file: such sources alone need no TensorFlow.
+  A source may also have `skipped` (pairs of id and reason found while indexing), `lost` (how many
+  more must be missing, which nothing names), `classes` (names that integer labels index),
+  `locate(i)` (payload and first sample), which saves a copy, `place(i)` (the file, for messages),
+  and `in_memory`, True where reading opens no file: such sources alone need no TensorFlow.
   """
 
   name: str
@@ -50,6 +51,7 @@ class EncodedSource:
   """
 
   classes: Sequence[str] | None = None
+  lost = 0
 
   def __init__(self, name: str, table: dict[str, Column]):
     reason = table["reason"]
@@ -72,6 +74,10 @@ class EncodedSource:
 
   def locate(self, i: int) -> tuple[Payload, int]:
     """The audio that holds recording i, and the recording's first sample in it."""
+    raise NotImplementedError
+
+  def place(self, i: int) -> str:
+    """The file that holds recording i, for messages."""
     raise NotImplementedError
 
   def read(self, i: int, start: int, stop: int) -> tuple[np.ndarray, int]:

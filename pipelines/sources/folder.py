@@ -23,14 +23,18 @@ class FolderSource(EncodedSource):
       kinds = " ".join(AUDIO_SUFFIXES)
       raise DataError(f"folder {folder} holds no audio; looked for {kinds} at any depth")
     paths = [os.path.join(self._root, name) for name in names]
-    scan = index.scan_files(self._root, paths, stats, cfg.workers)
+    scan = index.scan_files(self._root, paths, stats, cfg)
     table = {k: scan[k] for k in ("frames", "rates", "reason")}
     table["ids"] = PackedStrings.pack(names)
     super().__init__(os.path.basename(self._root), table)
 
   def locate(self, i: int) -> tuple[Payload, int]:
     """Path of recording i, read from its first sample."""
-    return os.path.join(self._root, self.ids[i]), 0
+    return self.place(i), 0
+
+  def place(self, i: int) -> str:
+    """Path of recording i."""
+    return os.path.join(self._root, self.ids[i])
 
 
 def _walk(root: str) -> tuple[list[str], list[files.Stat | None]]:
@@ -61,7 +65,6 @@ def _walk(root: str) -> tuple[list[str], list[files.Stat | None]]:
 
 def _stat(entry: os.DirEntry) -> files.Stat | None:
   try:
-    status = entry.stat()
+    return files.stat_of(entry.stat())
   except OSError:  # a dangling link
     return None
-  return files.Stat(status.st_size, status.st_mtime_ns)

@@ -14,7 +14,7 @@ from pipelines import files, index
 from pipelines.columns import Column, PackedStrings
 from pipelines.config import DataConfig
 from pipelines.decode import Payload
-from pipelines.errors import DataError
+from pipelines.errors import BadAudio, DataError
 from pipelines.sources.base import EncodedSource
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -42,15 +42,19 @@ class ManifestSource(EncodedSource):
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     of_file = np.array([number[name] for name in names], np.int64)
     paths = [os.path.join(folder, name) for name in number]
-    scan = index.scan_files(manifest, paths, [_stat(p) for p in paths], cfg.workers)
+    scan = index.scan_files(manifest, paths, [_stat(p) for p in paths], cfg)
     self._paths = PackedStrings.pack(paths)
     super().__init__(os.path.basename(manifest), _table(manifest, rows, names, of_file, scan))
 
   def locate(self, i: int) -> tuple[Payload, int]:
     """The file of row i, and the first sample of its part."""
-    path = self._paths[int(self.table["file"][i])]
+    path = self.place(i)
     payload = files.read_range(path, 0, files.stat(path).size) if files.is_remote(path) else path
     return payload, int(self.table["first"][i])
+
+  def place(self, i: int) -> str:
+    """The file of row i."""
+    return self._paths[int(self.table["file"][i])]
 
 
 def _rows(manifest: str) -> Iterator[tuple[int, dict]]:
@@ -61,6 +65,8 @@ def _rows(manifest: str) -> Iterator[tuple[int, dict]]:
       text = binary.read().decode("utf-8-sig")
   except UnicodeDecodeError as error:
     raise DataError(f"manifest {manifest} is not UTF-8 text ({error.reason})") from None
+  except BadAudio as error:  # a pipe, say
+    raise DataError(f"manifest {error}") from None
   if suffix == ".jsonl":
     for line, item in enumerate(text.split("\n"), 1):
       if item.strip():
@@ -78,14 +84,21 @@ def _table_rows(manifest: str, text: str, delimiter: str) -> Iterator[tuple[int,
     found = ", ".join(reader.fieldnames or ()) or "none"
     raise DataError(f"manifest {manifest} has no column path or filename; its columns: {found}")
   for row in reader:
+    cells = len(row) - (None in row) + len(row.get(None) or ()) - list(row.values()).count(None)
+    if cells != len(reader.fieldnames or ()):
+      raise DataError(
+        f"{manifest}:{reader.line_num} has {cells} cells, the head {len(reader.fieldnames or ())}; "
+        "write one cell per column, empty where nothing is known"
+      )
     yield reader.line_num, row
 
 
 def _json_row(manifest: str, line: int, text: str) -> dict:
   try:
     row = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise DataError(f"{manifest}:{line} is not JSON: {error.msg}") from None
+  except (ValueError, RecursionError) as error:
+    reason = getattr(error, "msg", "") or "a number too long, or lists too deep"
+    raise DataError(f"{manifest}:{line} is not JSON: {reason}") from None
   if not isinstance(row, dict):
     raise DataError(f"{manifest}:{line} is not a JSON object; write one {{...}} per line")
   return row
@@ -93,9 +106,23 @@ def _json_row(manifest: str, line: int, text: str) -> dict:
 
 def _path(manifest: str, line: int, row: dict) -> str:
   name = row.get("path") or row.get("filename")
+  if isinstance(name, str):
+    name = _text(manifest, line, name)
   if not isinstance(name, str) or not name:
     raise DataError(f"{manifest}:{line} names no file; fill the column path or filename")
+  if "\0" in name:
+    raise DataError(f"{manifest}:{line} names {name!r}, which no file can be called")
   return name
+
+
+def _text(manifest: str, line: int, value: object) -> str:
+  """A value as text that can be stored."""
+  text = str(value)
+  try:
+    text.encode("utf-8", "surrogateescape")
+  except UnicodeEncodeError:
+    raise DataError(f"{manifest}:{line} holds {text!r}, which is not Unicode text") from None
+  return text
 
 
 def _number(manifest: str, line: int, row: dict, name: str) -> float | None:
@@ -104,7 +131,7 @@ def _number(manifest: str, line: int, row: dict, name: str) -> float | None:
     return None
   try:
     number = float(value)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     number = math.nan
   if not 0 <= number <= _LARGEST:
     raise DataError(f"{manifest}:{line} has {name} {value!r}; give a number from 0 to {_LARGEST:g}")
@@ -136,12 +163,12 @@ def _table(manifest: str, rows, names, of_file, scan) -> dict[str, Column]:
     if not reason and not frames[i]:
       reason = f"starts at {start or 0:g} s, the file ends at {length / rates[i]:g} s"
     part = "" if start is None and stop is None else f"@{start or 0:g}"
-    ids.append(str(row.get("id") or names[i] + part))
+    ids.append(_text(manifest, line, row.get("id") or names[i] + part))
     if (before := seen.setdefault(ids[-1], line)) != line:
       raise DataError(
         f"{manifest}:{line} repeats the id {ids[-1]!r} of line {before}; ids are unique"
       )
-    labels.append("" if row.get("label") is None else str(row["label"]))
+    labels.append("" if row.get("label") is None else _text(manifest, line, row["label"]))
     reasons.append(reason)
   return {
     "ids": PackedStrings.pack(ids),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 
 from pipelines import files, index
@@ -10,16 +9,19 @@ from pipelines.config import DataConfig
 from pipelines.decode import AUDIO_SUFFIXES
 from pipelines.errors import DataError
 from pipelines.files import RangeFile
-from pipelines.sources.shard import Row, ShardSource
+from pipelines.sources.shard import UNKNOWN, Row, ShardSource
+from pipelines.sources.tar_members import KINDS, Cut, Damaged, Member, members
 
 _LABEL_KEYS = ("label", "cls", "class")
+_MOST_NOTE_BYTES = 1 << 20
 
 
 class TarSource(ShardSource):
   """Audio members of tar shards; a .json or .cls member with the same key gives the label.
 
   The key of a member is its path up to the first dot of the file name. An "id" in the .json member
-  replaces it. Tar files must not be compressed: there is no random access into a compressed one.
+  replaces it. Nothing is unpacked, so names are only names. Tar files must not be compressed: there
+  is no random access into a compressed one.
   """
 
   kind = "tar"
@@ -29,54 +31,68 @@ class TarSource(ShardSource):
 
 
 def scan_tar(path: str, size: int) -> Iterator[Row]:
-  """Lists the audio members of one tar file."""
-  audio: dict[str, tarfile.TarInfo] = {}
-  notes: dict[str, dict] = {}
-  for member, data in _members(path, size):
-    key, suffix = _key(member.name)
-    if suffix.endswith(AUDIO_SUFFIXES):
-      audio.setdefault(key, member)
-    elif data is not None:
-      notes.setdefault(key, {}).update(_note(path, member.name, suffix, data))
-  for key, member in audio.items():
-    note = notes.get(key, {})
-    offset, length = member.offset_data, member.size
-    if offset + length > size:
-      frames, rate, reason = 0, 0, f"{os.path.basename(path)} ends inside this member"
-    elif files.is_remote(path):
-      data = files.read_range(path, offset, length)
-      frames, rate, reason = index.header_or_reason(data, length)
-    else:
-      window = RangeFile(path, offset, length)
-      frames, rate, reason = index.header_or_reason(window, length)
-      window.close()
-    yield (note.get("id", key), frames, rate, offset, length, note.get("label", ""), reason)
-  whole = all(m.offset_data + m.size <= size for m in audio.values())
-  if whole and any(files.read_range(path, max(0, size - tarfile.BLOCKSIZE), tarfile.BLOCKSIZE)):
-    # Cut between two members: what is missing left no trace but this.
-    name = os.path.basename(path)
-    yield f"{name}#end", 0, 0, 0, 0, "", f"{name} has no end mark; its last members may be missing"
-
-
-def _members(path: str, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-  """Members in order, with the content of the small ones that describe audio."""
+  """Lists the audio members of one tar file; what is no plain file is listed as unusable."""
+  base = os.path.basename(path)
+  audio: list[tuple[str, Member]] = []
+  notes: dict[str, dict[str, str]] = {}
+  end: Row | None = None
   try:
-    with files.open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-      while (member := tar.next()) is not None:
-        if not member.isfile():
-          continue
-        small = member.name.endswith((".json", ".cls")) and member.size < 1 << 20
-        at = file.tell()
-        data = files.read_range(path, member.offset_data, member.size) if small else None
-        file.seek(at)
-        yield member, data
-        tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member, which a scan has no use for
-  except tarfile.ReadError as error:
-    if size == 0:
-      raise DataError(f"{path} is empty; delete it or copy it again") from None
-    if "unexpected end of data" in str(error):  # members before the cut were listed
-      return
-    raise DataError(f"{path} is not an uncompressed tar file ({error}); unpack it first") from None
+    with files.open_binary(path) as file:
+      for member in members(file, size):
+        key, suffix = _key(member.name)
+        if suffix.endswith(AUDIO_SUFFIXES):
+          audio.append((key, member))
+        elif _is_note(member, size):
+          data = files.read_range(path, member.offset, member.size)
+          notes.setdefault(key, {}).update(_note(suffix, data))
+  except Damaged as error:
+    if error.at == 0:
+      raise DataError(
+        f"{path} is not an uncompressed tar file (no tar header); unpack it first"
+      ) from None
+    whole = all(m.offset + m.size <= size for _, m in audio)
+    if whole or not isinstance(error, Cut):  # else the member that is cut tells of it
+      lost = 0 if isinstance(error, Cut) else size - error.at
+      end = (f"{base}#end", UNKNOWN, 0, min(error.at, size), lost, "", f"{base} {error}")
+  seen: set[str] = set()
+  for key, member in audio:
+    note = notes.get(key, {})
+    reason = f"another recording of {base} has the same name" if key in seen else ""
+    seen.add(key)
+    frames, rate, found = 0, 0, ""
+    if not reason:
+      frames, rate, found = _header(path, base, member, size)
+    reason = reason or note.get("damage", "") or found
+    yield (
+      note.get("id", key),
+      frames,
+      rate,
+      member.offset,
+      member.size,
+      note.get("label", ""),
+      reason,
+    )
+  if end is not None:
+    yield end
+
+
+def _header(path: str, base: str, member: Member, size: int) -> tuple[int, int, str]:
+  """(frames, rate, "") of a member, or (0, 0, why it is unusable)."""
+  if member.kind != "0":
+    return 0, 0, f"is {KINDS.get(member.kind, 'no plain file')} in {base}"
+  if member.offset + member.size > size:
+    return UNKNOWN, 0, f"{base} ends inside this member"
+  if files.is_remote(path):
+    data = files.read_range(path, member.offset, member.size)
+    return index.header_or_reason(data, member.size)
+  with RangeFile(path, member.offset, member.size) as window:
+    return index.header_or_reason(window, member.size)
+
+
+def _is_note(member: Member, size: int) -> bool:
+  """Whether a member may describe audio and can be read."""
+  small = member.size < _MOST_NOTE_BYTES and member.offset + member.size <= size
+  return member.kind == "0" and small and member.name.endswith((".json", ".cls"))
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -85,14 +101,15 @@ def _key(name: str) -> tuple[str, str]:
   return (f"{folder}/{stem}" if folder else stem), (dot + suffix).lower()
 
 
-def _note(path: str, member: str, suffix: str, data: bytes) -> dict[str, str]:
+def _note(suffix: str, data: bytes) -> dict[str, str]:
+  """What a member tells, label and id; "damage" where it cannot be read."""
   text = data.decode("utf-8", "replace").strip()
   if suffix.endswith(".cls"):
     return {"label": text}
   try:
     fields = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise DataError(f"{path}: member {member} is not JSON: {error.msg}") from None
+  except (ValueError, RecursionError) as error:
+    return {"damage": f"its .json is not JSON: {getattr(error, 'msg', '') or 'too deep or large'}"}
   if not isinstance(fields, dict):
     return {}
   labels = [str(fields[k]) for k in _LABEL_KEYS if isinstance(fields.get(k), str | int)]

@@ -11,7 +11,7 @@ from experiments import plan
 from experiments.configs.plan import PLANS
 from experiments.planning import hlo
 from experiments.planning.assess import assess
-from experiments.planning.compile import Program, Step, compile_step, devices_for
+from experiments.planning.compile import Program, Step, compile_step, devices_for, too_large
 from experiments.planning.layouts import Layout, default_mesh
 from experiments.planning.topology import parse_topology
 from experiments.training import cli
@@ -58,6 +58,7 @@ def test_no_device_transforms_the_waves_of_another(program):
   assert rows == {16 // 8}
 
 
+@pytest.mark.slow
 def test_slices_send_to_each_other_only_the_sum_of_the_gradients():
   nodes = parse_topology("h100:4*2")
   layout = dataclasses.replace(LAYOUT, mesh=default_mesh(nodes))
@@ -81,6 +82,7 @@ def test_slices_send_to_each_other_only_the_sum_of_the_gradients():
     ({"seconds": 1e-12}, "seconds", "the products alone take"),
     ({"seconds": 1e6}, "seconds", "ten times all bounds"),
     ({"bytes": 1e15}, "bytes", "loops counted once"),
+    ({"peak": 0.7e9}, "peak", "the compiler says 0.70 GB, not between 1.00 and 1.00"),
   ],
 )
 def test_figures_that_contradict_the_arithmetic_are_not_shown(
@@ -94,9 +96,10 @@ def test_figures_that_contradict_the_arithmetic_are_not_shown(
     temporaries=1e9,
     seconds=1e-3,
   )
-  bad = getattr(
-    assess(STEP, LAYOUT, NODE, dataclasses.replace(sound, **change), with_twin=False), figure
-  )
+  whole = assess(STEP, LAYOUT, NODE, dataclasses.replace(sound, **change), with_twin=False)
+  bad = getattr(whole, figure)
+  # What a step needs does not shrink with a figure that was dropped.
+  assert whole.fullest >= (1e9 if change.keys() & {"peak"} else expected.peak.total)
   assert bad.value is None
   assert reason in bad.reason
 
@@ -108,6 +111,31 @@ def test_a_loop_that_cannot_be_read_takes_its_figures_with_it(program):
   assert "turns of loop" in bad.flops.reason
   assert bad.exchanges is None
   assert bad.time is None
+
+
+@pytest.mark.parametrize(
+  ("message", "field", "size"),
+  [
+    (
+      "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+      "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.",
+      "needed",
+      20.5 * 2**30,
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+      "(25.32G) exceeds available HBM (15.75G).",
+      "temporaries",
+      25.32 * 2**30,
+    ),
+    ("RESOURCE_EXHAUSTED: Ran out of memory, and that is all", "needed", None),
+  ],
+)
+def test_refusals_of_the_tpu_compiler_are_read(message, field, size):
+  refused = too_large(message, 1.0)
+  assert getattr(refused, field) == size
+  found = assess(STEP, LAYOUT, NODE, refused, with_twin=False)
+  assert found.fullest >= (size or NODE.chip.usable_bytes)
 
 
 def test_a_refused_program_reports_what_it_asked_for():

@@ -69,7 +69,7 @@ class SoakConfig:
 
   about: str = ""
   minutes: float = 30.0  # from the first step on
-  workdir: str = "runs/soak"
+  workdir: str = "runs/soak"  # every soak makes a folder of its own below it
   # folder, manifest or shards; none: clips of the embedded corpus, written as files and as shards
   source: tuple[str, ...] = ()
   clips: int = 120  # of the embedded corpus, in each of the formats
@@ -122,19 +122,18 @@ class Growth(NamedTuple):
 
 def main(cfg: SoakConfig) -> int:
   """Trains, samples, judges; 0 if everything is flat, 1 if not."""
-  workdir = Path(cfg.workdir)
-  if (workdir / "run").exists():
-    raise UsageError(f"--workdir {workdir}: holds a soak already; remove it or name another")
-  source = cfg.source or make_audio(workdir / "audio", cfg.clips)
-  watcher = Watcher(cfg.minutes * 60, cfg.sample_seconds, workdir / "run" / METRICS_FILE)
+  source = cfg.source or make_audio(Path(cfg.workdir) / "audio", cfg.clips)
+  folder = Path(cfg.workdir) / time.strftime("%Y%m%d-%H%M%S")
+  run = folder / "run"
+  watcher = Watcher(cfg.minutes * 60, cfg.sample_seconds, run / METRICS_FILE)
   with watcher:
-    code = pretrain.main(_run(cfg, source, workdir / "run"))
+    code = pretrain.main(_run(cfg, source, run))
   if code != _STOPPED or not watcher.finished:
-    raise RunError(f"the run ended by itself with exit code {code}; its folder is {workdir}/run")
-  _write_csv(workdir / "soak.csv", watcher.samples)
+    raise RunError(f"the run ended by itself with exit code {code}; its folder is {run}")
+  _write_csv(folder / "soak.csv", watcher.samples)
   table = judge(watcher.samples, cfg.warm_up_share, cfg.limits)
-  draw(watcher.samples, table, cfg.warm_up_share, workdir / "soak.png")
-  steps = read_metrics(workdir / "run" / METRICS_FILE)[-1]["step"]
+  draw(watcher.samples, table, cfg.warm_up_share, folder / "soak.png")
+  steps = read_metrics(run / METRICS_FILE)[-1]["step"]
   print(report(table, steps, watcher.samples[-1].seconds, cfg))
   return 0 if all(growth.flat for growth in table) else 1
 

@@ -66,6 +66,7 @@ def test_bytes_are_those_of_the_state():
   assert rows["bfloat16, float32 masters"]["parameters"] == 4.0
 
 
+@pytest.mark.slow
 def test_results_are_written_and_printed(tmp_path, monkeypatch, capsys, errors):
   """Everything but the training: curves, picture, tables, differences of the same seed."""
 

@@ -64,6 +64,7 @@ def test_state_is_counted_from_the_table():
   assert split.total == pytest.approx(whole.total / 16, rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_is_saved_follows_the_policy():
   """Block inputs in float32 are all that "block" keeps: 40 of 62 x 1536 and 8 of 250 x 768."""
   saved = {

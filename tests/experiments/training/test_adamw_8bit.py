@@ -205,6 +205,7 @@ def test_codes_and_scales_go_where_their_parameter_goes():
   assert split["up/kernel/codes"].bytes_per_device == 2 * D * M // 8
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit_on_another_mesh(tmp_path):
   """Saved by eight devices and read by one: the same codes, and the same next step."""
   eight, one = make_mesh(MeshConfig(2, 2, 2)), one_device()

@@ -3,6 +3,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.training.dasheng_task import encoder_of
@@ -82,6 +83,7 @@ def test_draws_differ_by_path_and_not_by_layout():
   )
 
 
+@pytest.mark.slow
 def test_a_run_repeats_bit_for_bit():
   states, _ = run(one(), CFG)
   assert str(states[-1].params["head"]["kernel"].dtype) == "bfloat16"
@@ -105,6 +107,7 @@ def test_masters_stay_in_float32_and_the_model_reads_their_bfloat16():
   assert metrics[0]["loss"] == rounded[0]["loss"]  # of the same rounded kernels
 
 
+@pytest.mark.slow
 def test_microbatches_are_summed_in_float32():
   cfg = replace(CFG, ema=0.0)
   whole, pieces = (run(one(), replace(cfg, accumulate=a), toy.SMOOTH, steps=1) for a in (1, 4))

@@ -5,6 +5,7 @@ r"""Trains one model once per optimiser on the same clips: loss curves, bytes, q
 
 Seed, clips and masks are the same for all, so what differs is the arithmetic. Two runs drift apart
 from a rounding error alone; one with a learning rate that differs by a millionth shows how far.
+Results are written after every run, and the same command goes on with the runs that are missing.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dasheng_jax.config import SIZES
 from experiments.configs.pretrain import EXPERIMENTS, NO_SOURCE, PretrainConfig
-from experiments.training import cli
+from experiments.training import cli, config_io
 from experiments.training.dasheng_task import dasheng_task
 from experiments.training.errors import UsageError
 from experiments.training.mesh import batch_sharding, make_mesh
+from experiments.training.metrics import write_json
 from experiments.training.optim import OptimConfig, make_optimiser
-from experiments.training.paths import leaves_by_path
+from experiments.training.paths import leaves_by_path, path_of
 from experiments.training.pictures import compare_variants
 from experiments.training.progress import ProgressLine
 from experiments.training.quantise import Quantised, dequantise, dynamic_map, quantise
 from experiments.training.state import TrainState, abstract_state, init_state
 from experiments.training.step import compile_eval_step, compile_train_step
+from experiments.training.task import Task
 from pipelines import Dataset, batches, evaluation_batches, open_dataset, to_device
 
 PLAIN = "AdamW, float32"
@@ -61,17 +64,32 @@ class CompareConfig:
   steps: int = 300
   warmup_steps: int = 30
   seeds: tuple[int, ...] = (42, 43)
-  out: str = "runs/optimisers"  # folder of curves.json, results.json and loss.png
+  out: str = "runs/optimisers"  # folder of runs.json, results.json and loss.png
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """One finished run: losses before each step, the loss on held-out clips, seconds per step."""
+  """One finished run.
 
-  losses: np.ndarray
+  Attributes:
+    losses: before each step.
+    validation: loss on held-out clips at the end.
+    step_seconds: median.
+    moments: of a run with float32 moments, their errors in eight bits; see `moment_errors`.
+  """
+
+  losses: list[float]
   validation: float
   step_seconds: float
-  state: TrainState
+  moments: dict[str, dict[str, float]]
+
+  @property
+  def final(self) -> float:
+    """Mean loss of the last steps."""
+    return float(np.mean(self.losses[-LAST:]))
+
+
+Runs = dict[str, dict[int, Trained]]  # by variant and seed
 
 
 def main(cfg: CompareConfig) -> None:
@@ -84,28 +102,57 @@ def main(cfg: CompareConfig) -> None:
   data = dataclasses.replace(base.data, source=cfg.source, weights=cfg.weights)
   out = Path(cfg.out)
   out.mkdir(parents=True, exist_ok=True)
-  runs: dict[str, list[Trained]] = {name: [] for name in VARIANTS}
+  runs = _finished(cfg, out / "runs.json")
   with contextlib.closing(ProgressLine()) as progress:
     for seed in cfg.seeds:
+      missing = [name for name in VARIANTS if seed not in runs.get(name, {})]
+      if not missing:
+        continue
       trainset, held_out = (open_dataset(data, part, seed) for part in ("train", "holdout"))
-      for name in VARIANTS:
+      for name in missing:
         variant = dataclasses.replace(base, optim=_variant(base.optim, name, cfg))
         run = _train(variant, cfg.steps, seed, trainset, held_out, progress, name)
         progress.message(
-          f"seed {seed}  {name:30}  loss {np.mean(run.losses[-LAST:]):.4f}  "
-          f"held out {run.validation:.4f}  {run.step_seconds * 1e3:.0f} ms a step"
+          f"seed {seed}  {name:30}  loss {run.final:.4f}  held out {run.validation:.4f}  "
+          f"{run.step_seconds * 1e3:.0f} ms a step"
         )
-        runs[name].append(run)
-  curves = {name: np.stack([run.losses for run in of]) for name, of in runs.items()}
-  (out / "curves.json").write_text(json.dumps({k: v.tolist() for k, v in curves.items()}))
-  compare_variants({name: losses.mean(axis=0) for name, losses in curves.items()}, out / "loss.png")
+        runs.setdefault(name, {})[seed] = run
+        _write(cfg, runs, out)
   results = {
     "losses": _summary(runs),
-    "bytes": {"this model": stored_bytes(base), "dasheng_1_2b": stored_bytes_of("dasheng_1_2b")},
-    "moments": moment_errors(runs[PLAIN][0].state, runs["AdamW, 8 bits"][0].state),
+    "bytes, this model": stored_bytes(base),
+    "bytes, dasheng_1_2b": stored_bytes(PretrainConfig(model=SIZES["dasheng_1_2b"])),
+    "moments": runs[PLAIN][cfg.seeds[0]].moments,
   }
   (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
   print(_text(results))
+
+
+def _settings(cfg: CompareConfig) -> dict[str, Any]:
+  """What decides the result of a single run."""
+  return config_io.to_dict(dataclasses.replace(cfg, seeds=(), out=""))
+
+
+def _finished(cfg: CompareConfig, path: Path) -> Runs:
+  """The runs of an earlier command with the same settings."""
+  if not path.is_file():
+    return {}
+  record = json.loads(path.read_text(encoding="utf-8"))
+  if record["settings"] != _settings(cfg):
+    raise UsageError(f"--out {cfg.out}: holds runs with other settings; name another folder")
+  return {
+    name: {int(seed): Trained(**run) for seed, run in of.items()}
+    for name, of in record["runs"].items()
+  }
+
+
+def _write(cfg: CompareConfig, runs: Runs, out: Path) -> None:
+  """Keeps the runs and draws the seeds that every variant begun so far has."""
+  plain = {n: {s: dataclasses.asdict(run) for s, run in of.items()} for n, of in runs.items()}
+  write_json(out / "runs.json", {"settings": _settings(cfg), "runs": plain})
+  seeds = set.intersection(*(set(of) for of in runs.values()))
+  curves = {n: np.mean([of[s].losses for s in sorted(seeds)], axis=0) for n, of in runs.items()}
+  compare_variants(curves, out / "loss.png")
 
 
 def _variant(optim: OptimConfig, name: str, cfg: CompareConfig) -> OptimConfig:
@@ -145,8 +192,15 @@ def _train(
         metrics = eval_fn(state, _placed(batch, mesh), index)
         weight = float(metrics["counted"])
         total, counted = total + weight * float(metrics["loss"]), counted + weight
+  moments = moment_errors(state.opt_state, _stored(task, state)) if name == PLAIN else {}
   # The first step compiles.
-  return Trained(np.array(losses), total / counted, float(np.median(seconds[1:])), state)
+  return Trained(losses, total / counted, float(np.median(seconds[1:])), moments)
+
+
+def _stored(task: Task, state: TrainState) -> Any:
+  """The shapes of 8-bit moments for the same parameters."""
+  optimiser = make_optimiser(OptimConfig(name="adamw_8bit", warmup_steps=0), 1)
+  return jax.eval_shape(lambda p: optimiser.init(p, task.param_axes), state.params)
 
 
 def _placed(batch: Mapping[str, Any], mesh: jax.sharding.Mesh) -> Any:
@@ -154,25 +208,21 @@ def _placed(batch: Mapping[str, Any], mesh: jax.sharding.Mesh) -> Any:
   return to_device(wanted, batch_sharding(mesh))
 
 
-def _summary(runs: Mapping[str, list[Trained]]) -> dict[str, dict[str, float]]:
+def _summary(runs: Runs) -> dict[str, dict[str, float]]:
   """Means over the seeds; differences are to the plain run of the same seed, in percent."""
   rows = {}
   for name, of in runs.items():
-    final = [np.mean(run.losses[-LAST:]) for run in of]
-    pairs = list(zip(of, runs[PLAIN], strict=True))
-    apart = [
-      100 * (np.mean(run.losses[-LAST:]) / np.mean(plain.losses[-LAST:]) - 1)
-      for run, plain in pairs
-    ]
+    pairs = [(run, runs[PLAIN][seed]) for seed, run in of.items()]
+    apart = [100 * (run.final / plain.final - 1) for run, plain in pairs]
     held = [100 * (run.validation / plain.validation - 1) for run, plain in pairs]
     rows[name] = {
-      "train": float(np.mean(final)),
+      "train": float(np.mean([run.final for run in of.values()])),
       "train_percent": float(np.mean(apart)),
       "train_percent_worst": float(max(apart, key=abs)),
-      "held_out": float(np.mean([run.validation for run in of])),
+      "held_out": float(np.mean([run.validation for run in of.values()])),
       "held_out_percent": float(np.mean(held)),
       "held_out_percent_worst": float(max(held, key=abs)),
-      "step_ms": 1e3 * float(np.median([run.step_seconds for run in of])),
+      "step_ms": 1e3 * float(np.median([run.step_seconds for run in of.values()])),
     }
   return rows
 
@@ -197,33 +247,25 @@ def _bytes(tree: Any) -> int:
   return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
 
 
-def stored_bytes_of(size: str) -> dict[str, dict[str, float]]:
-  """The same for a published size."""
-  return stored_bytes(PretrainConfig(model=SIZES[size]))
-
-
 # --- what eight bits do to real moments ---
 
 
-def moment_errors(plain: TrainState, stored: TrainState) -> dict[str, dict[str, float]]:
+def moment_errors(opt_state: Any, stored: Any) -> dict[str, dict[str, float]]:
   """Errors of storing the float32 moments of a run in eight bits, in several ways.
 
   With u = m / (sqrt(v) + eps) and u8 the same of stored moments: the mean of |u8 - u| and of
   |u8 - u| / |u|, over all values of arrays that are stored in eight bits and have u != 0.
 
   Args:
-    plain: state of a run with float32 moments.
-    stored: one of the same model with 8-bit moments, for its boxes.
+    opt_state: of a run with float32 moments.
+    stored: the (perhaps abstract) one with 8-bit moments, for its boxes.
   """
-  moments = leaves_by_path(jax.device_get(plain.opt_state))
-  nodes = jax.tree_util.tree_leaves_with_path(
-    stored.opt_state, is_leaf=lambda x: isinstance(x, Quantised)
-  )
-  boxes = {jax.tree_util.keystr(p, simple=True, separator="/"): q for p, q in nodes}
+  moments = leaves_by_path(jax.device_get(opt_state))
+  nodes = jax.tree_util.tree_leaves_with_path(stored, is_leaf=lambda x: isinstance(x, Quantised))
   pairs = []
-  for path, q in boxes.items():
+  for key_path, q in nodes:
     if isinstance(q, Quantised) and q.signed:
-      # The two states differ in nothing but the nodes.
+      path = path_of(key_path)  # the two states differ in nothing but the nodes
       pairs.append((moments[path], moments[path.replace("/mu/", "/nu/", 1)], q.box))
   return {name: _errors(pairs, store) for name, store in STORES.items()}
 
@@ -287,8 +329,8 @@ def _text(results: Mapping[str, Any]) -> str:
   lines = []
   for title, table in (
     ("losses (percent: against float32, same seed)", results["losses"]),
-    ("bytes per parameter, this model", results["bytes"]["this model"]),
-    ("bytes per parameter, dasheng_1_2b", results["bytes"]["dasheng_1_2b"]),
+    ("bytes per parameter, this model", results["bytes, this model"]),
+    ("bytes per parameter, dasheng_1_2b", results["bytes, dasheng_1_2b"]),
     ("float32 moments of the run, stored in 8 bits", results["moments"]),
   ):
     columns = list(next(iter(table.values())))

@@ -7,7 +7,7 @@ Interchange Format"; GNU tar manual, "Basic Tar Format"). Nothing is ever unpack
 """
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 BLOCK = 512
 _EMPTY = bytes(BLOCK)
@@ -24,6 +24,19 @@ KINDS = {
   "6": "a pipe",
   "S": "a sparse file",
 }
+
+
+@runtime_checkable
+class Seekable(Protocol):
+  """What is asked of a file: local, remote or in memory."""
+
+  def seek(self, offset: int, /) -> object:
+    """Moves to a byte counted from the start."""
+    ...
+
+  def read(self, size: int, /) -> bytes:
+    """At most that many bytes."""
+    ...
 
 
 class Member(NamedTuple):
@@ -47,7 +60,7 @@ class Cut(Damaged):
   """The archive ends without its end mark."""
 
 
-def members(file: BinaryIO, size: int) -> Iterator[Member]:
+def members(file: Seekable, size: int) -> Iterator[Member]:
   """Every member in order, up to the end mark. Data of the last one may lie beyond the file's end.
 
   Args:
@@ -98,12 +111,12 @@ def members(file: BinaryIO, size: int) -> Iterator[Member]:
     long_name, pax = None, {}
 
 
-def _read(file: BinaryIO, at: int, size: int) -> bytes:
+def _read(file: Seekable, at: int, size: int) -> bytes:
   file.seek(at)
   return file.read(size)
 
 
-def _extra(file: BinaryIO, at: int, length: int, size: int, header: int) -> bytes:
+def _extra(file: Seekable, at: int, length: int, size: int, header: int) -> bytes:
   """What stands behind a header that only describes the next one."""
   if length > _MOST_HEADER_BYTES:
     raise Damaged(header, f"claims {length} bytes for a name at byte {header}")
@@ -112,7 +125,7 @@ def _extra(file: BinaryIO, at: int, length: int, size: int, header: int) -> byte
   return _read(file, at, length)
 
 
-def _check_end(file: BinaryIO, at: int) -> None:
+def _check_end(file: Seekable, at: int) -> None:
   """Damaged where anything but zeros follows: a block that was wiped out looks like the end."""
   file.seek(at)
   while data := file.read(BLOCK << 7):
@@ -170,7 +183,7 @@ def _name(block: bytes, kind: str) -> str:
   return f"{prefix}/{name}" if prefix and kind != "S" else name
 
 
-def _past_sparse_map(file: BinaryIO, at: int, more: int, size: int) -> int:
+def _past_sparse_map(file: Seekable, at: int, more: int, size: int) -> int:
   """Where the data of an old GNU sparse member begin: behind the blocks that go on with its map."""
   while more and at + BLOCK <= size:
     more = _read(file, at, BLOCK)[504]

@@ -1,5 +1,6 @@
 """The training state: all that the next step reads, and so all that a checkpoint holds."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -58,8 +59,9 @@ def _create(task: Task, optimiser: Optimiser, key: jax.Array) -> TrainState:
   )
 
 
+@functools.lru_cache(maxsize=8)  # it is asked for by whoever starts, saves or restores
 def abstract_state(task: Task, optimiser: Optimiser) -> TrainState:
-  """Shapes and dtypes of the state; allocates nothing, whatever the size."""
+  """Shapes and dtypes of the state, not to be changed; allocates nothing, whatever the size."""
   return jax.eval_shape(lambda key: _create(task, optimiser, key), jax.random.key(0))
 
 

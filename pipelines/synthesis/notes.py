@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft
+import scipy
 
 from pipelines.synthesis import parts
 
@@ -35,7 +35,9 @@ def plucked(rng: parts.Rng, samples: int, rate: int) -> np.ndarray:
   pitch = melody(rng, 70, 350)[: at.size, None]
   t60, brightness = parts.log_uniform(rng, 0.3, 0.85), rng.uniform(0.5, 0.95)
   delay = rate / pitch - (1 - brightness)
-  excitation = np.zeros((len(pitch), fft.next_fast_len(int(0.9 * rate), real=True)), np.float32)
+  excitation = np.zeros(
+    (len(pitch), scipy.fft.next_fast_len(int(0.9 * rate), real=True)), np.float32
+  )
   for row, period in zip(excitation, delay[:, 0].astype(int), strict=True):
     row[:period] = parts.noise(rng, period)
   notes = string(excitation, delay, 10 ** (-3 / (t60 * pitch)), brightness)
@@ -60,7 +62,7 @@ def string(
   damping = (brightness + (1 - brightness) * np.exp(-2j * np.pi * turns)).astype(np.complex64)
   angle = np.float32(-2 * np.pi) * parts.wrap(turns * delay)
   loop = loss.astype(np.float32) * damping * (np.cos(angle) + 1j * np.sin(angle))
-  return fft.irfft(fft.rfft(excitation) / (1 - loop), size)
+  return scipy.fft.irfft(scipy.fft.rfft(excitation) / (1 - loop), size)
 
 
 def bowed(rng: parts.Rng, samples: int, rate: int) -> np.ndarray:

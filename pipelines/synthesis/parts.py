@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import signal
+import scipy  # signal takes seconds to import, so it is reached where it is used
 
 Rng = np.random.Generator
 Real = float | int  # plain numbers: draws may come as either
@@ -93,7 +93,7 @@ def ring(wave: np.ndarray, frequency: Real, bandwidth: Real, rate: int) -> np.nd
   angle = 2 * np.pi * min(frequency, 0.47 * rate) / rate
   gain = (1 - radius**2) / 2
   top, bottom = [gain, 0, -gain], [1, -2 * radius * np.cos(angle), radius**2]
-  return signal.lfilter(np.array(top, np.float32), np.array(bottom, np.float32), wave)
+  return scipy.signal.lfilter(np.array(top, np.float32), np.array(bottom, np.float32), wave)
 
 
 def modes(

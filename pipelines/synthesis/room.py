@@ -7,7 +7,7 @@ purpose: what stays with a class is its structure in time and frequency.
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft, signal
+import scipy
 
 from pipelines.synthesis import parts
 
@@ -24,11 +24,11 @@ ECHO_T60_SECONDS = (0.15, 1.0)
 def finish(rng: parts.Rng, wave: np.ndarray, rate: int) -> np.ndarray:
   """Adds colour, echo and background and sets the peak: f32[s] of any scale -> [-1, 1]."""
   samples, tail = wave.size, int(ECHO_SECONDS * rate)
-  size = fft.next_fast_len(samples + tail, real=True)
+  size = scipy.fft.next_fast_len(samples + tail, real=True)
   response = colour(rng, size // 2 + 1, rate)
   if rng.random() < ECHO_SHARE:
-    response = response * fft.rfft(echo(rng, tail, rate), size)
-  wave = fft.irfft(fft.rfft(wave, size) * response, size)[:samples]
+    response = response * scipy.fft.rfft(echo(rng, tail, rate), size)
+  wave = scipy.fft.irfft(scipy.fft.rfft(wave, size) * response, size)[:samples]
   hiss = background(rng, samples)
   noise_to_signal = 10 ** (-rng.uniform(*SIGNAL_TO_NOISE_DB) / 20)
   wave += hiss * np.float32(noise_to_signal * _norm(wave) / max(_norm(hiss), 1e-12))
@@ -57,7 +57,7 @@ def background(rng: parts.Rng, n: int) -> np.ndarray:
   """Steady noise with a random colour between brown and blue, f32[n]."""
   pole = rng.uniform(-0.5, 0.97)
   top, bottom = np.array([1 - abs(pole)], np.float32), np.array([1, -pole], np.float32)
-  return signal.lfilter(top, bottom, parts.noise(rng, n))
+  return scipy.signal.lfilter(top, bottom, parts.noise(rng, n))
 
 
 def _norm(wave: np.ndarray) -> float:

@@ -8,9 +8,8 @@ from tests.faults.processes import Process, free_port, ids, pair
 FLAGS = ("--loop.steps", "6", "--loop.save_every", "0", "--data.holdout", "0")
 
 
-def test_two_processes_train_as_one(tmp_path, monkeypatch):
+def test_two_processes_train_as_one(tmp_path):
   """Each holds half of every batch; losses and gradient norms agree to 1e-5."""
-  monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
   one = Process(tmp_path / "one", *FLAGS)
   assert one.end()[0] == 0
   ends = [process.end() for process in pair(tmp_path / "two", free_port(), *FLAGS)]

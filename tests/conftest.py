@@ -7,18 +7,17 @@ import pathlib
 import signal
 
 import jax
-import jaxlib
 import jaxtyping
 import pytest
 
 from experiments.training.cluster import make_room_for_cpu_collectives
 from tests.faults.table import FAULTS
 
-# Where programs are not optimised anyway, the older emitter compiles them in half the time. JAX 0.11
-# has it no more. Processes that tests start get this too.
+# Where programs are not optimised anyway, the older emitter compiles them in half the time. JAX
+# 0.11 has it no more. Processes that tests start get this too.
 _UNOPTIMISED, _QUICK = "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
-if jaxlib.__version_info__ < (0, 11) and _UNOPTIMISED in _FLAGS and _QUICK not in _FLAGS:
+if jax.__version_info__ < (0, 11) and _UNOPTIMISED in _FLAGS and _QUICK not in _FLAGS:
   os.environ["XLA_FLAGS"] = f"{_FLAGS} {_QUICK}"
 
 # A script's background job ignores Ctrl-C, and so would the runs that the tests start.

@@ -124,7 +124,12 @@ def test_a_published_name_stands_for_its_file(shared, tmp_path, monkeypatch):
   convert("mn04_as", tmp_path / "b.safetensors")
 
 
-@pytest.mark.parametrize("frames", [300, 733, 1000])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+  "frames", [pytest.param(300, marks=SLOW), 733, pytest.param(1000, marks=SLOW)]
+)
 def test_the_length_that_time_excitation_is_built_for(frames, drawn_model, tmp_path):
   """A foreign file does not say it: one with the same sizes is found."""
   cfg = MNConfig(width=0.1, classes=20, se="ct", frames=frames)

@@ -233,6 +233,7 @@ def test_another_number_of_classes_gives_a_fresh_head(head, tmp_path):
   assert_same(before, flatten(kept))
 
 
+@pytest.mark.slow
 def test_a_tagger_can_be_exported(state, save):
   """Without the C++ kernels, which a stored program cannot name."""
   path = save(state)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dasheng_jax import native
 from dasheng_jax.config import ComputeConfig
 
 
@@ -60,11 +61,25 @@ class Attention(nn.Module):
     out_bias = self.param("out_bias", nn.initializers.zeros, (width,))
 
     dtype = jnp.dtype(self.compute.dtype)
+    if self.compute.kernels == "auto" and native.takes(x.astype(dtype), width, head):
+      weights = [w.astype(dtype) for w in (qkv_kernel, qkv_bias, out_kernel, out_bias)]
+      return _native(x.astype(dtype), weights, keep)
     qkv = jnp.einsum("btd,dnhc->nbthc", x.astype(dtype), qkv_kernel.astype(dtype))
     q, k, v = qkv + qkv_bias.astype(dtype)[:, None, None]
     mixed = attend(q, k, v, keep, self.compute.attention)
     out = jnp.einsum("bthc,hcd->btd", mixed, out_kernel.astype(dtype))
     return out + out_bias.astype(dtype)[None, None]
+
+
+def _native(
+  x: Float[Array, "b t d"], weights: list[jax.Array], keep: Bool[Array, "b t"] | None
+) -> Float[Array, "b t d"]:
+  """The same with the kernels of the CPU."""
+  qkv_kernel, qkv_bias, out_kernel, out_bias = weights
+  batch, tokens, width = x.shape
+  qkv = native.dense(x, qkv_kernel.reshape(width, 3 * width), qkv_bias.reshape(3 * width))
+  mixed = native.attention(qkv.reshape(batch, tokens, *qkv_bias.shape), keep)
+  return native.dense(mixed.reshape(x.shape), out_kernel.reshape(width, width), out_bias)
 
 
 def _drawn_as(init: nn.initializers.Initializer, shape: tuple[int, ...]):

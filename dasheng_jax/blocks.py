@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dasheng_jax import native
 from dasheng_jax.attention import Attention
 from dasheng_jax.config import ComputeConfig
 from dasheng_jax.sharding import constrain_batch
@@ -33,11 +34,20 @@ class Dense(nn.Module):
   kernel_init: nn.initializers.Initializer
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
-    kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+  def weights(self, width: int) -> tuple[Float[Array, "i o"], Float[Array, " o"]]:
+    """(kernel, bias) for inputs of this width, in the compute type."""
+    kernel = self.param("kernel", self.kernel_init, (width, self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     dtype = jnp.dtype(self.compute.dtype)
-    return jnp.matmul(x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)[None, None]
+    return kernel.astype(dtype), bias.astype(dtype)
+
+  def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
+    """The product."""
+    kernel, bias = self.weights(x.shape[-1])
+    x = x.astype(kernel.dtype)
+    if self.compute.kernels == "auto" and native.takes(x, *kernel.shape):
+      return native.dense(x, kernel, bias)
+    return jnp.matmul(x, kernel) + bias[None, None]
 
 
 class Mlp(nn.Module):
@@ -49,10 +59,13 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-    width = x.shape[-1]
-    hidden = Dense(int(width * self.ratio), self.compute, self.kernel_init, name="up")(x)
-    hidden = jax.nn.gelu(hidden, approximate=False)
-    return Dense(width, self.compute, self.kernel_init, name="down")(hidden)
+    width, wide = x.shape[-1], int(x.shape[-1] * self.ratio)
+    up = Dense(wide, self.compute, self.kernel_init, name="up")
+    down = Dense(width, self.compute, self.kernel_init, name="down")
+    x = x.astype(self.compute.dtype)
+    if self.compute.kernels == "auto" and native.takes(x, width, wide):
+      return native.mlp(x, *up.weights(width), *down.weights(wide))
+    return down(jax.nn.gelu(up(x), approximate=False))
 
 
 class Block(nn.Module):

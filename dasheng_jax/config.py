@@ -114,6 +114,9 @@ class ComputeConfig:
   remat: Literal["none", "block", "dots"] = "none"
   # "xla" is plain products and softmax; "cudnn" is the fused kernel of NVIDIA GPUs (bfloat16 only).
   attention: Literal["xla", "cudnn"] = "xla"
+  # "auto" takes the C++ kernels of `dasheng_jax.native` for float32 on one CPU device where a
+  # compiler is at hand; they have no forward-mode derivative and cannot be stored by `jax.export`.
+  kernels: Literal["auto", "xla"] = "auto"
 
   def __post_init__(self):
     _check_choices("model.compute", self)

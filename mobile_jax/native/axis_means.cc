@@ -1,7 +1,7 @@
 // Means of a map along both of its axes in one reading: what the context of a dynamic block is.
 #include "layers.h"
 
-namespace mobile {
+namespace native {
 namespace {
 
 constexpr int64_t kMeanItems = 16;  // where there are rows enough
@@ -66,4 +66,4 @@ void axis_means(const Threads& threads, const AxisMeans& layer) {
   });
 }
 
-}  // namespace mobile
+}  // namespace native

@@ -7,7 +7,7 @@
 
 #include "layers.h"
 
-namespace mobile {
+namespace native {
 namespace {
 
 constexpr int64_t kStretch = 16384;  // weights per item
@@ -70,4 +70,4 @@ void dense(const Threads& threads, const Dense& layer) {
   }
 }
 
-}  // namespace mobile
+}  // namespace native

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace mobile {
+namespace native {
 namespace {
 
 // Adds pairwise: one long chain of additions would take longer than the convolution.
@@ -152,4 +152,4 @@ void depthwise_taps_gradient(const float* const* rows, const DepthwiseShape& sha
   }
 }
 
-}  // namespace mobile
+}  // namespace native

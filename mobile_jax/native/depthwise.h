@@ -3,7 +3,7 @@
 
 #include "simd.h"
 
-namespace mobile {
+namespace native {
 
 constexpr int kMaxTaps = 9;   // widest kernel side
 constexpr int kTogether = 8;  // outputs side by side; row buffers have room for a full last group
@@ -47,4 +47,4 @@ void depthwise_row(const float* const* rows, const DepthwiseShape& shape, const 
 void depthwise_taps_gradient(const float* const* rows, const DepthwiseShape& shape, const float* dy,
                              int64_t outputs, float* sums, int vectors);
 
-}  // namespace mobile
+}  // namespace native

@@ -4,7 +4,7 @@
 #include "layers.h"
 #include "window.h"
 
-namespace mobile {
+namespace native {
 
 // The transposed convolution is a depthwise convolution of stride 1 with the kernel turned round,
 // over dy spread out by the stride with zeros between; rows of zeros cost nothing there.
@@ -105,4 +105,4 @@ void depthwise_kernel_gradient(const Threads& threads, const DepthwiseGradient& 
   }
 }
 
-}  // namespace mobile
+}  // namespace native

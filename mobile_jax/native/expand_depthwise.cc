@@ -4,7 +4,7 @@
 #include "layers.h"
 #include "window.h"
 
-namespace mobile {
+namespace native {
 namespace {
 
 // One clip's constants of one panel of channels, padded to the panel.
@@ -144,4 +144,4 @@ void expand_depthwise(const Threads& threads, const ExpandDepthwise& layer) {
   }
 }
 
-}  // namespace mobile
+}  // namespace native

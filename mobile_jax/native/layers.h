@@ -6,7 +6,7 @@
 #include "parallel.h"
 #include "window.h"
 
-namespace mobile {
+namespace native {
 
 struct ExpandDepthwise {
   int64_t batch, f, t, channels;  // of x
@@ -128,4 +128,4 @@ void norm_gradient_sums(const Threads& threads, const Norm& layer, const float* 
 void norm_gradient(const Threads& threads, const Norm& layer, const float* dy, const float* level,
                    const float* tilt, float* dx);
 
-}  // namespace mobile
+}  // namespace native

@@ -7,7 +7,7 @@
 
 #include "layers.h"
 
-namespace mobile {
+namespace native {
 namespace {
 
 constexpr int64_t kTileFloats = 1 << 14;
@@ -195,4 +195,4 @@ void norm_gradient(const Threads& threads, const Norm& layer, const float* dy, c
   });
 }
 
-}  // namespace mobile
+}  // namespace native

@@ -3,7 +3,7 @@
 
 #include "layers.h"
 
-namespace mobile {
+namespace native {
 namespace {
 
 constexpr int64_t kDepthPiece = 192;  // with kPanel floats of the widest registers: 24 KiB
@@ -121,6 +121,7 @@ void pointwise(const Threads& threads, const Pointwise& layer) {
       }
       if (piece > 0) {
         finish.partial = partial;
+        finish.partial_stride = kPanel;
       } else if (parts == nullptr) {
         finish.bias = bias.data() + column;
       }
@@ -139,4 +140,4 @@ void pointwise(const Threads& threads, const Pointwise& layer) {
   }
 }
 
-}  // namespace mobile
+}  // namespace native

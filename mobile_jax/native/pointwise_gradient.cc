@@ -1,44 +1,14 @@
 // The gradient of a 1x1 kernel: the rows of the input, each times its row of the output's gradient.
-#include <utility>
 #include <vector>
 
 #include "layers.h"
 #include "window.h"
 
-namespace mobile {
+namespace native {
 namespace {
 
 constexpr int64_t kBlockRows = 128;  // of both maps together: they stay in the second-level cache
 constexpr int64_t kItems = 16;       // pieces of work, where there is enough of it
-
-// out[R][kPanel] += sum over rows of a[row][0 .. R) times b[row][kPanel]: the sums stay in registers.
-template <int R, int V>
-void outer(const float* a, int64_t stride, const float* b, int64_t rows, float* out,
-           int64_t out_stride) {
-  Vec sum[R][V];
-#pragma GCC unroll 28
-  for (int i = 0; i < R * V; ++i) sum[i / V][i % V] = load(out + i / V * out_stride + i % V * kLanes);
-  for (int64_t row = 0; row < rows; ++row, a += stride, b += kPanel) {
-    Vec w[V];
-    for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vec factor = splat(a[r]);
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] += factor * w[v];
-    }
-  }
-#pragma GCC unroll 28
-  for (int i = 0; i < R * V; ++i) store(out + i / V * out_stride + i % V * kLanes, sum[i / V][i % V]);
-}
-
-using Outer = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t);
-
-template <int V, int... R>
-const Outer* outers(std::integer_sequence<int, R...>) {
-  static const Outer table[] = {outer<R + 1, V>...};
-  return table;
-}
 
 int64_t padded(int64_t columns) { return ceil_div(columns, kPanel) * kPanel; }
 
@@ -66,26 +36,20 @@ void pointwise_kernel_gradient(const Threads& threads, const PointwiseGradient& 
       std::min(ceil_div(kItems, groups * panels), ceil_div(rows, 4 * kBlockRows));
   const int64_t room = tall * width;
   std::vector<float> parts(groups * chunks * room);
-  using Sizes = std::make_integer_sequence<int, kTileRows>;
 
   parallel_for(threads, groups * chunks * panels, [&](int64_t item) {
     const int64_t column = item % panels * kPanel;
     const int64_t chunk = item / panels % chunks, group = item / panels / chunks;
     const int64_t last = rows * (chunk + 1) / chunks;
     const int columns = static_cast<int>(std::min<int64_t>(kPanel, wide - column));
-    const Outer* table = columns > kLanes ? outers<2>(Sizes{}) : outers<1>(Sizes{});
-    const int64_t count = ceil_div(tall, kTileRows);
+    const int vectors = columns > kLanes ? 2 : 1;
     float* out = parts.data() + (group * chunks + chunk) * room + column;
     float* panel = scratch(Slot::kPanel, kBlockRows * kPanel);
     for (int64_t row = rows * chunk / chunks; row < last; row += kBlockRows) {
       const int64_t block = std::min(kBlockRows, last - row);
       const float* a = across + (group * rows + row) * tall;
       copy_panel(along + (group * rows + row) * wide + column, wide, block, columns, panel);
-      for (int64_t i = 0, from = 0; i < count; ++i) {
-        const int64_t to = tall * (i + 1) / count;
-        table[to - from - 1](a + from, tall, panel, block, out + from * width, width);
-        from = to;
-      }
+      multiply_turned(a, tall, tall, block, panel, kPanel, vectors, out, width, true);
     }
   });
 
@@ -103,4 +67,4 @@ void pointwise_kernel_gradient(const Threads& threads, const PointwiseGradient& 
   }
 }
 
-}  // namespace mobile
+}  // namespace native

@@ -1,7 +1,7 @@
 // The first convolution: 3x3, stride 2, from one channel to a few.
 #include "layers.h"
 
-namespace mobile {
+namespace native {
 
 void stem(const Threads& threads, const Stem& layer) {
   const int64_t f2 = (layer.f + 1) / 2;
@@ -71,4 +71,4 @@ void stem_patches(const Threads& threads, int64_t batch, int64_t f, int64_t t, c
   });
 }
 
-}  // namespace mobile
+}  // namespace native

@@ -8,7 +8,7 @@
 
 #include "depthwise.h"
 
-namespace mobile {
+namespace native {
 
 struct Window {
   DepthwiseShape shape;
@@ -108,4 +108,4 @@ inline int64_t tile_outputs(int64_t t2, int64_t stride, int64_t other_items) {
   return ceil_div(ceil_div(t2, tiles), kTogether) * kTogether;
 }
 
-}  // namespace mobile
+}  // namespace native

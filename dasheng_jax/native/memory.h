@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace mobile {
+namespace native {
 
 constexpr uintptr_t kLargePage = uintptr_t{1} << 21;
 
@@ -28,4 +28,4 @@ inline void prefer_large_pages(const void* data, size_t bytes) {
 #endif
 }
 
-}  // namespace mobile
+}  // namespace native

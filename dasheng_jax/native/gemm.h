@@ -1,9 +1,9 @@
-// Rows of a map times one panel of a 1x1 kernel: the matrix product under every 1x1 convolution.
+// Rows of a matrix times one panel of another: the product under everything here.
 #pragma once
 
 #include "simd.h"
 
-namespace mobile {
+namespace native {
 
 // The static or dynamic kernel of a 1x1 convolution, and what is folded in while it is packed.
 struct Kernel1x1 {
@@ -20,6 +20,11 @@ struct Kernel1x1 {
 // zeros past the kernel's last column. Returns the number of vectors: 1 if that is enough.
 int pack_panel(const Kernel1x1& kernel, int64_t from, int64_t to, int64_t column, float* panel);
 
+// The same for the transpose of a matrix with rows of `stride` floats: rows [0, valid) of it
+// become the panel's columns, its columns [from, to) the panel's rows.
+int pack_turned(const float* rows, int64_t stride, int64_t from, int64_t to, int64_t valid,
+                float* panel);
+
 // What happens to a finished row of the product.
 struct Finish {
   const float* bias;      // kPanel values, or null
@@ -29,7 +34,10 @@ struct Finish {
   const float* residual;  // laid out like out, or null; added after the activation
   float* sums;            // kPanel column sums, added to; or null
   int columns;            // valid columns: no others are read or written
-  const float* partial;   // [rows][kPanel] of unfinished sums to go on with, bias included; or null
+  const float* partial;   // unfinished sums to go on with, bias included; or null
+  int64_t partial_stride;
+  float* before;          // laid out like out: what goes into the activation; or null
+  const float* slope_at;  // laid out like out: the product is multiplied by GELU's slope there
   bool plain;             // set by multiply_rows: full vectors to store and no sums
 };
 
@@ -37,4 +45,10 @@ struct Finish {
 void multiply_rows(const float* x, int64_t stride, int64_t rows, int64_t depth, const float* panel,
                    int vectors, const Finish& finish);
 
-}  // namespace mobile
+// out[tall][vectors * kLanes] = (or +=, with `onto`) the sum over `rows` of a[row][0 .. tall) times
+// panel[row][vectors * kLanes]: a transposed times the panel, whose rows lie panel_stride apart.
+void multiply_turned(const float* a, int64_t stride, int64_t tall, int64_t rows,
+                     const float* panel, int64_t panel_stride, int vectors, float* out,
+                     int64_t out_stride, bool onto);
+
+}  // namespace native

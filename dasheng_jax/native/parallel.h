@@ -10,7 +10,7 @@
 
 #include "simd.h"
 
-namespace mobile {
+namespace native {
 
 // How many threads may work, and how a task is handed to one of the others.
 struct Threads {
@@ -114,4 +114,4 @@ inline float* scratch(Slot slot, int64_t count) {
   return block.data;
 }
 
-}  // namespace mobile
+}  // namespace native

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,7 +16,7 @@
 #include <arm_neon.h>
 #endif
 
-namespace mobile {
+namespace native {
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
@@ -79,8 +80,43 @@ inline void store_upto(float* p, Vec v, int n) {
   }
 }
 
-// The sigmoid is known to the linear layer alone.
-enum class Activation : int64_t { kNone = 0, kRelu = 1, kHardswish = 2, kSigmoid = 3 };
+#if defined(__clang__) || __GNUC__ >= 12
+namespace detail {
+// Lanes of a and b in turn: those of the lower halves, or those of the upper ones.
+template <int From, int... I>
+Vec interleave(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (From + I / 2 + I % 2 * kLanes)...);
+}
+}  // namespace detail
+
+// Rows become columns. Each of log2(lanes) rounds moves one bit of the row number to the column's.
+inline void transpose(Vec* square) {
+  using Lanes = std::make_integer_sequence<int, kLanes>;
+  constexpr int kHalf = kLanes / 2;
+  for (int done = 1; done < kLanes; done *= 2) {
+    Vec next[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kHalf; ++i) {
+      next[2 * i] = detail::interleave<0>(square[i], square[i + kHalf], Lanes{});
+      next[2 * i + 1] = detail::interleave<kHalf>(square[i], square[i + kHalf], Lanes{});
+    }
+    for (int i = 0; i < kLanes; ++i) square[i] = next[i];
+  }
+}
+#else
+inline void transpose(Vec* square) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float kept = square[i][j];
+      square[i][j] = square[j][i];
+      square[j][i] = kept;
+    }
+  }
+}
+#endif
+
+// The sigmoid is known to the linear layer of `mobile_jax` alone, GELU to matrix products.
+enum class Activation : int64_t { kNone = 0, kRelu = 1, kHardswish = 2, kSigmoid = 3, kGelu = 4 };
 
 inline Vec activate(Vec x, Activation kind) {
   if (kind == Activation::kRelu) return at_least(x, Vec{});
@@ -105,4 +141,4 @@ void with_activation(Activation kind, const Run& run) {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-}  // namespace mobile
+}  // namespace native

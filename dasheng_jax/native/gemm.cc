@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-namespace mobile {
+#include "functions.h"
+
+namespace native {
 
 constexpr int64_t kRowsAhead = 8;  // of a kernel, fetched before they are packed
 
@@ -41,6 +43,28 @@ int pack_panel(const Kernel1x1& kernel, int64_t from, int64_t to, int64_t column
   return vectors;
 }
 
+int pack_turned(const float* rows, int64_t stride, int64_t from, int64_t to, int64_t valid,
+                float* panel) {
+  const int vectors = valid > kLanes ? 2 : 1;
+  const int64_t width = vectors * kLanes;
+  for (int v = 0; v < vectors; ++v) {
+    const float* first = rows + v * kLanes * stride;
+    const int columns = static_cast<int>(std::min<int64_t>(kLanes, valid - v * kLanes));
+    int64_t k = from;
+    for (; k + kLanes <= to && columns == kLanes; k += kLanes) {
+      Vec square[kLanes];
+      for (int c = 0; c < kLanes; ++c) square[c] = load(first + c * stride + k);
+      transpose(square);
+      for (int c = 0; c < kLanes; ++c) store(panel + (k - from + c) * width + v * kLanes, square[c]);
+    }
+    for (; k < to; ++k) {
+      float* out = panel + (k - from) * width + v * kLanes;
+      for (int c = 0; c < kLanes; ++c) out[c] = c < columns ? first[c * stride + k] : 0.0f;
+    }
+  }
+  return vectors;
+}
+
 namespace {
 
 // Residual, stores of part of a vector, and sums, for `rows` activated rows.
@@ -52,6 +76,21 @@ __attribute__((noinline)) void finish_tile(Vec* sums, int rows, int vectors, int
   for (int v = 0; v < vectors; ++v) {
     const int n = finish.columns - v * kLanes;
     const int64_t at = row * finish.out_stride + v * kLanes;
+    if (finish.before != nullptr) {
+      float* before = finish.before + at;
+      for (int r = 0; r < rows; ++r, before += finish.out_stride) {
+        store_upto(before, sums[r * vectors + v], n);
+      }
+    }
+    if (finish.activation == Activation::kGelu) {
+      for (int r = 0; r < rows; ++r) sums[r * vectors + v] = gelu(sums[r * vectors + v]);
+    }
+    if (finish.slope_at != nullptr) {
+      const float* at_row = finish.slope_at + at;
+      for (int r = 0; r < rows; ++r, at_row += finish.out_stride) {
+        sums[r * vectors + v] *= gelu_slope(load_upto(at_row, n));
+      }
+    }
     if (finish.residual != nullptr) {
       const float* residual = finish.residual + at;
       for (int r = 0; r < rows; ++r, residual += finish.out_stride) {
@@ -82,10 +121,10 @@ void tile(const float* x, int64_t stride, int64_t depth, const float* panel, con
   for (int i = 0; i < kBases; ++i) base[i] = x + 3 * i * stride;
   Vec sum[R][V];
   if (finish.partial != nullptr) {
-    const float* partial = finish.partial + row * kPanel;
+    const float* partial = finish.partial + row * finish.partial_stride;
 #pragma GCC unroll 28
     for (int i = 0; i < R * V; ++i) {
-      sum[i / V][i % V] = load(partial + i / V * kPanel + i % V * kLanes);
+      sum[i / V][i % V] = load(partial + i / V * finish.partial_stride + i % V * kLanes);
     }
   } else {
     for (int v = 0; v < V; ++v) {
@@ -146,13 +185,61 @@ const Tile* tiles(std::integer_sequence<int, R...>) {
   return table;
 }
 
+// out[R][V] += or = sum over rows of a[row][0 .. R) times panel[row]: the sums stay in registers.
+template <int R, int V>
+void outer(const float* a, int64_t stride, int64_t rows, const float* panel, int64_t panel_stride,
+           float* out, int64_t out_stride, bool onto) {
+  Vec sum[R][V];
+#pragma GCC unroll 28
+  for (int i = 0; i < R * V; ++i) {
+    sum[i / V][i % V] = onto ? load(out + i / V * out_stride + i % V * kLanes) : Vec{};
+  }
+  for (int64_t row = 0; row < rows; ++row, a += stride, panel += panel_stride) {
+    Vec w[V];
+    for (int v = 0; v < V; ++v) w[v] = load(panel + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec factor = splat(a[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] += factor * w[v];
+    }
+  }
+#pragma GCC unroll 28
+  for (int i = 0; i < R * V; ++i) store(out + i / V * out_stride + i % V * kLanes, sum[i / V][i % V]);
+}
+
+using Outer = void (*)(const float*, int64_t, int64_t, const float*, int64_t, float*, int64_t,
+                       bool);
+
+template <int V, int... R>
+const Outer* outers(std::integer_sequence<int, R...>) {
+  static const Outer table[] = {outer<R + 1, V>...};
+  return table;
+}
+
 }  // namespace
+
+void multiply_turned(const float* a, int64_t stride, int64_t tall, int64_t rows,
+                     const float* panel, int64_t panel_stride, int vectors, float* out,
+                     int64_t out_stride, bool onto) {
+  using Sizes = std::make_integer_sequence<int, kTileRows>;
+  const Outer* table = vectors == 2 ? outers<2>(Sizes{}) : outers<1>(Sizes{});
+  const int64_t count = ceil_div(tall, kTileRows);
+  for (int64_t i = 0, from = 0; i < count; ++i) {
+    const int64_t to = tall * (i + 1) / count;
+    table[to - from - 1](a + from, stride, rows, panel, panel_stride, out + from * out_stride,
+                         out_stride, onto);
+    from = to;
+  }
+}
 
 void multiply_rows(const float* x, int64_t stride, int64_t rows, int64_t depth, const float* panel,
                    int vectors, const Finish& wanted) {
   Finish finish = wanted;
   finish.plain =
-      finish.out != nullptr && finish.sums == nullptr && finish.columns >= vectors * kLanes;
+      finish.out != nullptr && finish.sums == nullptr && finish.before == nullptr &&
+      finish.slope_at == nullptr && finish.activation != Activation::kGelu &&
+      finish.columns >= vectors * kLanes;
   using Sizes = std::make_integer_sequence<int, kTileRows>;
   const Tile* table = vectors == 2 ? tiles<2>(Sizes{}) : tiles<1>(Sizes{});
   // Equal tiles: a last tile of one row would leave the multipliers waiting for its additions.
@@ -164,4 +251,4 @@ void multiply_rows(const float* x, int64_t stride, int64_t rows, int64_t depth, 
   }
 }
 
-}  // namespace mobile
+}  // namespace native

@@ -115,7 +115,7 @@ class ComputeConfig:
   # "xla" is plain products and softmax; "cudnn" is the fused kernel of NVIDIA GPUs (bfloat16 only).
   attention: Literal["xla", "cudnn"] = "xla"
   # "auto" takes the C++ kernels of `dasheng_jax.native` for float32 on one CPU device where a
-  # compiler is at hand; they have no forward-mode derivative and cannot be stored by `jax.export`.
+  # compiler is at hand; they have no forward-mode derivative.
   kernels: Literal["auto", "xla"] = "auto"
 
   def __post_init__(self):

@@ -1,8 +1,9 @@
 """The transformer's products and attention on a CPU: JAX functions with gradients, done in C++.
 
 All is float32, and gives the same numbers whatever the number of threads. Reverse mode only:
-`jax.jvp` of these raises. `jax.vmap` runs the mapped axis one element after the other. Ask `takes`
-first: what it refuses raises ValueError here.
+`jax.jvp` of these raises. `jax.vmap` runs the mapped axis one element after the other. A program
+that `jax.export` stores, or that is lowered for a GPU or TPU, holds XLA's own operations in their
+place. Ask `takes` first: what it refuses raises ValueError here.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float32
 
 from dasheng_jax.native.build import Library
+from dasheng_jax.native.calls import GELU, NONE, call
 
 LIBRARY = Library(
   "dasheng_jax",
@@ -31,7 +32,6 @@ available = LIBRARY.available
 WIDTH = 16  # as in transformer.h: numbers of columns are multiples of it
 # Narrower layers are done sooner than XLA has handed them over.
 LEAST_WIDTH = 256
-_NONE, _GELU = 0, 4  # activations, as in simd.h
 
 
 def takes(x: jax.Array, *widths: int) -> bool:
@@ -100,14 +100,14 @@ def mlp(
 
 @jax.custom_vjp
 def _mlp(x, up_kernel, up_bias, down_kernel, down_bias):
-  hidden, _ = _product(x, up_kernel, up_bias, activation=_GELU)
+  hidden, _ = _product(x, up_kernel, up_bias, activation=GELU)
   return _product(hidden, down_kernel, down_bias)[0]
 
 
 def _mlp_forward(x, up_kernel, up_bias, down_kernel, down_bias):
   operands = [jnp.asarray(a) for a in (x, up_kernel, up_bias, down_kernel, down_bias)]
   x, up_kernel, up_bias, down_kernel, down_bias = operands
-  hidden, before = _product(x, up_kernel, up_bias, activation=_GELU, keep_before=True)
+  hidden, before = _product(x, up_kernel, up_bias, activation=GELU, keep_before=True)
   y, _ = _product(hidden, down_kernel, down_bias)
   return y, (x, up_kernel, down_kernel, hidden, before)
 
@@ -140,14 +140,14 @@ def _attention(qkv, keep):
 def _attention_forward(qkv, keep):
   qkv, keep = jnp.asarray(qkv), jnp.asarray(keep)
   b, t, _, h, c = qkv.shape
-  (out,) = _call("dasheng_attention", [(b, t, h, c)], qkv, keep)
+  (out,) = call("dasheng_attention", [(b, t, h, c)], qkv, keep)
   return out, (qkv, keep)
 
 
 def _attention_backward(saved, dout):
   qkv, keep = saved
   # The weights are made again from queries and keys: they are larger than these.
-  (dqkv,) = _call("dasheng_attention_gradient", [qkv.shape], qkv, keep, dout)
+  (dqkv,) = call("dasheng_attention_gradient", [qkv.shape], qkv, keep, dout)
   return dqkv, None
 
 
@@ -155,13 +155,13 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _product(
-  x, kernel, bias=None, *, turned=False, activation=_NONE, slope_at=None, keep_before=False
+  x, kernel, bias=None, *, turned=False, activation=NONE, slope_at=None, keep_before=False
 ):
   """(y, what went into the activation or nothing); turned: the kernel's transpose is meant."""
   shape = (*x.shape[:-1], kernel.shape[0 if turned else 1])
   nothing = jnp.zeros((0,), jnp.float32)
   optional = [nothing if a is None else a for a in (bias, slope_at)]
-  return _call(
+  return call(
     "dasheng_product",
     [shape, shape if keep_before else (0,)],
     x,
@@ -175,13 +175,7 @@ def _product(
 def _kernel_gradient(x, dy):
   """(gradient of the kernel, of the bias)."""
   shapes = [(x.shape[-1], dy.shape[-1]), dy.shape[-1:]]
-  return _call("dasheng_product_gradient", shapes, x, dy)
-
-
-def _call(target: str, shapes, *operands, **attributes: int):
-  results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-  call = jax.ffi.ffi_call(target, results, vmap_method="sequential")
-  return call(*operands, **{name: np.int64(value) for name, value in attributes.items()})
+  return call("dasheng_product_gradient", shapes, x, dy)
 
 
 def _check(x, wanted) -> None:

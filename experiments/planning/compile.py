@@ -164,7 +164,8 @@ def _text(compiled: Any) -> str:
 
 
 def _lower(step: Step, mesh: Mesh) -> Any:
-  task, optimiser = dasheng_task(step.model), make_optimiser(step.optim, step.steps)
+  model = step.model.with_compute(kernels="xla")  # not those of this machine
+  task, optimiser = dasheng_task(model), make_optimiser(step.optim, step.steps)
   compiled = compile_train_step(task, optimiser, mesh, step.seed)
   rows = batch_sharding(mesh)
   batch = batch_shapes(
@@ -208,7 +209,7 @@ def twin_flops(step: Step) -> float:
       step.model,
       encoder=dataclasses.replace(step.model.encoder, depth=encoder),
       decoder=dataclasses.replace(step.model.decoder, depth=decoder),
-    ).with_compute(scan=False)
+    ).with_compute(scan=False, kernels="xla")
     rows = 2
     task = dasheng_task(model)
     variables = jax.eval_shape(task.init, jax.random.key(0))

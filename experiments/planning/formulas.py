@@ -118,7 +118,7 @@ def saved_per_clip(cfg: DashengConfig, samples: int) -> int:
   Measured, without running anything, as the growth of the residuals of `jax.vjp` from two clips to
   three.
   """
-  task = dasheng_task(cfg)
+  task = dasheng_task(cfg.with_compute(kernels="xla"))
   variables = jax.eval_shape(task.init, jax.random.key(0))
 
   def residuals(batch: int) -> int:

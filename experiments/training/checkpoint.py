@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
@@ -56,6 +57,7 @@ def _one_voice() -> None:
   asyncio reports every write that failed beside the one that was waited for.
   """
   logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
   logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
   before = sys.unraisablehook
 

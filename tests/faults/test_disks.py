@@ -89,7 +89,8 @@ def test_a_full_disk_that_a_run_outlasts(unbroken, cache, tmp_path):
         file.write(bytes(4096))
     lines = process.lines_written()
     time.sleep(2.0)
-    assert process.lines_written() < lines + 10
+    # The last block of the metrics' file had room for some lines yet.
+    assert process.lines_written() < lines + 20
     resize(64)
     ballast.unlink()
     code, err = process.end()

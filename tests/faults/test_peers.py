@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.experiments.tiny_pretrain import arrays, read_json, rows
-from tests.faults.processes import STEPS, Process, checkpoints, ids, pair
+from tests.faults.processes import STEPS, Process, checkpoints, free_port, ids, pair
 
 pytestmark = pytest.mark.faults
 # What a process without its peer may take to end: it is told by the broken connection.

@@ -137,7 +137,7 @@ def test_a_block_is_the_same(draw, scan_like):
   ]
   variables = jax.jit(blocks[0].init)(jax.random.key(0), x)
   programs = [jax.jit(block.apply).lower(variables, x, keep).as_text() for block in blocks]
-  assert ["dasheng_attention" in text for text in programs] == [True, False]
+  assert ["@dasheng_attention" in text for text in programs] == [True, False]
   run = [both(lambda v, x, b=block: b.apply(v, x, keep), (variables, x), dy) for block in blocks]
   jax.tree.map(close, *run)
 
@@ -162,8 +162,29 @@ def test_what_does_not_fit_is_named(draw, unchecked):
 
 
 def test_switched_off_by_the_configuration(draw, monkeypatch):
-  monkeypatch.setattr(kernels, "_call", lambda *a, **k: pytest.fail("must not be called"))
+  monkeypatch.setattr(kernels, "call", lambda *a, **k: pytest.fail("must not be called"))
   xla = dataclasses.replace(ComputeConfig(), kernels="xla")
   block = Block(4, 2.0, xla, jax.nn.initializers.xavier_uniform())
   x = draw(1, 4, 256)
   jax.eval_shape(block.init, jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_stored_or_made_for_another_platform_holds_no_call(draw, masked):
+  """Value and gradients of a stored program, and a text for a TPU."""
+  x, dy = draw(2, 20, 256), draw(2, 20, 256)
+  keep = jnp.arange(20)[None] < jnp.asarray([[20], [11]]) if masked else None
+  block = Block(4, 2.0, ComputeConfig(), jax.nn.initializers.xavier_uniform())
+  variables = jax.jit(block.init)(jax.random.key(0), x)
+
+  def run(variables, x, dy):
+    y, backward = jax.vjp(lambda v, x: block.apply(v, x, keep), variables, x)
+    return y, *backward(dy)
+
+  stored = jax.export.export(jax.jit(run))(variables, x, dy)
+  assert "@dasheng_" not in stored.mlir_module()
+  again = jax.export.deserialize(stored.serialize())
+  jax.tree.map(close, again.call(variables, x, dy), jax.jit(run)(variables, x, dy))
+  traced = jax.jit(run).trace(variables, x, dy)
+  assert "@dasheng_attention_gradient" in traced.lower().as_text()
+  assert "@dasheng_" not in traced.lower(lowering_platforms=("tpu",)).as_text()

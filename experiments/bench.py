@@ -156,7 +156,10 @@ def _contenders(
     if cfg.torch_python:
       worker = str(workers / "originals_dasheng.py")
       add("torch, dasheng", [torch_python, worker, str(cfg.threads), cfg.platform])
-    for stacked, name in (("scan", "ours, scanned"), ("unrolled", "ours, unrolled")):
+    kinds = {"scan": "ours, scanned", "unrolled": "ours, unrolled"}
+    if cfg.platform == "cpu":
+      kinds["xla"] = "ours, XLA alone"
+    for stacked, name in kinds.items():
       command = [sys.executable, "-m", "experiments.benchmarks.ours_dasheng", stacked]
       add(name, command, {"JAX_PLATFORMS": "cuda" if cfg.platform == "gpu" else "cpu"})
   return found

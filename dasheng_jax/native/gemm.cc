@@ -7,7 +7,7 @@
 
 namespace native {
 
-constexpr int64_t kRowsAhead = 8;  // of a kernel, fetched before they are packed
+constexpr int64_t kPanelRowsAhead = 8;  // of a kernel, fetched before they are packed
 
 int pack_panel(const Kernel1x1& kernel, int64_t from, int64_t to, int64_t column, float* panel) {
   const int valid = static_cast<int>(std::min<int64_t>(kPanel, kernel.columns - column));
@@ -17,9 +17,9 @@ int pack_panel(const Kernel1x1& kernel, int64_t from, int64_t to, int64_t column
   for (int64_t k = from; k < to; ++k) {
     const float* row = kernel.data + k * kernel.columns + column;
     // A panel's rows lie far apart, so the processor does not foresee them.
-    if (k + kRowsAhead < to) {
+    if (k + kPanelRowsAhead < to) {
       for (int64_t m = 0; m < mixed; ++m) {
-        const float* ahead = row + kRowsAhead * kernel.columns + m * size;
+        const float* ahead = row + kPanelRowsAhead * kernel.columns + m * size;
         for (int v = 0; v < vectors; ++v) __builtin_prefetch(ahead + v * kLanes);
       }
     }

@@ -1,8 +1,8 @@
-"""Dasheng as a contender: `python -m experiments.benchmarks.ours_dasheng scan|unrolled`.
+"""Dasheng as a contender: `python -m experiments.benchmarks.ours_dasheng scan|unrolled|xla`.
 
 Weights are drawn: what a transformer costs does not depend on them. "embed" is inference from waves
 to embeddings, "step" the complete training step (mask, forward, backward, AdamW) of the trainer,
-fed with the same batch over and over.
+fed with the same batch over and over. "xla" is unrolled, without the C++ kernels of a CPU.
 """
 
 import functools
@@ -33,6 +33,8 @@ def prepare(stack: str, case: dict[str, Any]) -> Callable[[], Any]:
   options = {"attention": case["attention"]} if "attention" in case else {}
   remat = case.get("remat", "none")
   cfg = cfg.with_compute(dtype=case["dtype"], scan=stack == "scan", remat=remat, **options)
+  if stack == "xla":
+    cfg = cfg.with_compute(kernels="xla")
   samples = int(case["seconds"] * cfg.mel.sample_rate)
   rng = np.random.default_rng(0)
   wave = jnp.asarray(rng.normal(size=(case["batch"], samples)).astype(np.float32) * 0.1)

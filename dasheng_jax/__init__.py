@@ -9,8 +9,9 @@ is first used.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dasheng_jax.lazy import lazily
 
 if TYPE_CHECKING:
   from dasheng_jax.config import (
@@ -77,15 +78,4 @@ _HOME = {
   "read_encoder": "weights.load",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-  if name not in _HOME:
-    raise AttributeError(f"module 'dasheng_jax' has no attribute {name!r}")
-  value = getattr(importlib.import_module(f"dasheng_jax.{_HOME[name]}"), name)
-  globals()[name] = value
-  return value
-
-
-def __dir__():
-  return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

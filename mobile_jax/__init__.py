@@ -14,8 +14,9 @@ used. It never imports TensorFlow, PyTorch or librosa (`tests/test_imports.py` h
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dasheng_jax.lazy import lazily
 
 if TYPE_CHECKING:
   from mobile_jax.config import SIZES as SIZES
@@ -62,15 +63,4 @@ _HOME = {
   "write_model": "weights.load",
 }
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-  if name not in _HOME:
-    raise AttributeError(f"module 'mobile_jax' has no attribute {name!r}")
-  value = getattr(importlib.import_module(f"mobile_jax.{_HOME[name]}"), name)
-  globals()[name] = value
-  return value
-
-
-def __dir__():
-  return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

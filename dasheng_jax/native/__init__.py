@@ -6,7 +6,7 @@ imports nothing heavy; `build` makes the library (and that of `mobile_jax.native
 tools here), `kernels` has the calls, with gradients.
 """
 
-import importlib
+from dasheng_jax.lazy import lazily
 
 _HOME = {
   "attention": "kernels",
@@ -16,9 +16,4 @@ _HOME = {
   "takes": "kernels",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-  if name not in _HOME:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazily(__name__, _HOME)

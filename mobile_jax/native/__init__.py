@@ -8,7 +8,7 @@ compiles nothing and imports nothing heavy; see `build` for how and where the li
 All maps are float32 and channels-last: `[clip, frequency, time, channel]`.
 """
 
-import importlib
+from dasheng_jax.lazy import lazily
 
 _HOME = {
   "available": "build",
@@ -25,9 +25,4 @@ _HOME = {
   "stem_convolution": "training",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-  if name not in _HOME:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazily(__name__, _HOME)

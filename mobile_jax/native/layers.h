@@ -2,7 +2,7 @@
 #pragma once
 
 #include "depthwise.h"
-#include "gemm.h"
+#include "kernel1x1.h"
 #include "parallel.h"
 #include "window.h"
 

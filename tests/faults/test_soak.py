@@ -16,7 +16,7 @@ MINUTES = 20 / 60
 FLAGS = (
   f"--minutes {MINUTES:.4f} --sample_seconds 0.2 --clips 10 --batch_size 4 --save_every 1000000 "
   "--warm_up_share 0.3 --limits.memory_mb 6000 --limits.handles 600 --limits.threads 2000 "
-  "--limits.arrays 20000 --limits.arrays_mb 600"
+  "--limits.arrays 12000 --limits.arrays_mb 600"
 ).split()
 LEAK = """
 import os, sys

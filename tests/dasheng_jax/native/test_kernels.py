@@ -126,11 +126,11 @@ def test_mapped_and_evaluated_at_once(draw):
   close(got, jnp.stack([plain_dense(one, kernel, bias) for one in x]))
 
 
-@pytest.mark.parametrize("scan_like", [None, "keep"])
-def test_a_block_is_the_same(draw, scan_like):
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_block_is_the_same(draw, masked):
   """One block of a width that is handed over, its gradients, and the mask."""
   x, dy = draw(2, 20, 256), draw(2, 20, 256)
-  keep = None if scan_like is None else jnp.arange(20)[None] < jnp.asarray([[20], [11]])
+  keep = jnp.arange(20)[None] < jnp.asarray([[20], [11]]) if masked else None
   blocks = [
     Block(4, 2.0, ComputeConfig(kernels=k), jax.nn.initializers.xavier_uniform())
     for k in ("auto", "xla")

@@ -145,7 +145,7 @@ def test_a_block_is_the_same(draw, masked):
 def test_what_is_handed_over(draw):
   x = draw(1, 4, 256)
   assert native.takes(x, 256, 64)
-  assert not native.takes(x, 64)  # too narrow to be worth it
+  assert not native.takes(x, 64)  # narrower than kernels.LEAST_WIDTH
   assert not native.takes(x, 260)
   assert not native.takes(x.astype(jnp.bfloat16), 256)
   with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):

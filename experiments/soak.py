@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import jax
@@ -128,6 +129,7 @@ def main(cfg: SoakConfig) -> int:
   watcher = Watcher(cfg.minutes * 60, cfg.sample_seconds, run / METRICS_FILE)
   with watcher:
     code = pretrain.main(_run(cfg, source, run))
+  watcher.check()
   if code != _STOPPED or not watcher.finished:
     raise RunError(f"the run ended by itself with exit code {code}; its folder is {run}")
   _write_csv(folder / "soak.csv", watcher.samples)
@@ -174,36 +176,69 @@ def make_audio(folder: Path, clips: int) -> tuple[str, ...]:
 class Watcher:
   """A thread that samples the process from the first logged step on, and ends the run in time.
 
-  Attributes: samples, in order; finished, whether the whole time was watched.
+  Where it fails it ends the run too: nothing else would.
+
+  Attributes: samples, in order; finished, whether the whole time was watched; error, what ended the
+  watching before that.
   """
 
   def __init__(self, seconds: float, every: float, metrics: Path):
     self.samples: list[Sample] = []
     self.finished = False
+    self.error: Exception | None = None
+    self._sent = False
     self._seconds, self._every, self._metrics = seconds, every, metrics
     self._stop = threading.Event()
     self._thread = threading.Thread(target=self._watch, name="soak", daemon=True)
 
+  def check(self) -> None:
+    """Raises RunError if the run could not be watched to its end."""
+    if self.error is not None:
+      reason = f"{type(self.error).__name__}: {self.error}"
+      raise RunError(f"the run could not be watched: {reason}; its figures are in {self._metrics}")
+
   def _watch(self) -> None:
+    try:
+      self.finished = self._sample()
+    except Exception as error:
+      self.error = error
+    finally:
+      if not self._stop.is_set():
+        self._sent = True
+        os.kill(os.getpid(), signal.SIGTERM)  # as a scheduler would: the run saves and ends
+
+  def _sample(self) -> bool:
+    """Takes samples; True when the time is up, False where the run ended before."""
     while not (self._metrics.is_file() and self._metrics.stat().st_size):
       if self._stop.wait(0.2):
-        return
+        return False
     began = time.monotonic()
     while (seconds := time.monotonic() - began) < self._seconds:
       self.samples.append(take_sample(seconds))
       late = (time.monotonic() - began) % self._every
       if self._stop.wait(self._every - late):
-        return
-    self.finished = True
-    os.kill(os.getpid(), signal.SIGTERM)  # as a scheduler would: the run saves and ends
+        return False
+    return True
+
+  def _take(self, number: int, frame: FrameType | None) -> None:
+    """Takes a SIGTERM that comes before the run listens to signals, or after it has ended."""
+    del frame
+    if self._sent:
+      self._sent = False
+      self.check()  # else the time is up, and the run has ended by itself at the same moment
+      return
+    signal.signal(number, self._before)
+    signal.raise_signal(number)
 
   def __enter__(self) -> Watcher:
+    self._before = signal.signal(signal.SIGTERM, self._take)
     self._thread.start()
     return self
 
   def __exit__(self, *exception: object) -> None:
     self._stop.set()
     self._thread.join()
+    signal.signal(signal.SIGTERM, self._before)
 
 
 def take_sample(seconds: float) -> Sample:

@@ -82,12 +82,14 @@ class Assembler:
     return self._crew.submit(fill)
 
   def finish_chunk(self, number: int, job: Job) -> None:
-    """Waits for a chunk; as `run_chunk`."""
+    """Waits for a chunk, unless its batch is lost already; as `run_chunk`."""
+    batch = self._open(number // self.chunks)
+    if batch is None or batch.error is not None:
+      return
     try:
       self._crew.wait(job)
     except BaseException as error:
-      if (batch := self._open(number // self.chunks)) is not None:
-        batch.error = error
+      batch.error = error
 
   def take(self, step: int) -> dict[str, np.ndarray]:
     """The finished batch of a step; the arrays are the caller's own."""

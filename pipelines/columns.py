@@ -12,11 +12,12 @@ import tempfile
 import tokenize
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from pipelines import files
+from pipelines.files import BinaryFile
 
 
 class PackedStrings(Sequence):
@@ -99,7 +100,7 @@ def save(path: str, columns: dict[str, Column]) -> None:
     raise
 
 
-def load(path: str | BinaryIO) -> dict[str, Column] | None:
+def load(path: str | BinaryFile) -> dict[str, Column] | None:
   """Reads what `save` wrote, given its path or its open file; None if it is absent or damaged.
 
   Nothing that the file claims is taken at its word: no array is made that is larger than the file.
@@ -139,10 +140,11 @@ _UNREADABLE = (
 )
 
 
-def _read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_npz(file: BinaryFile) -> dict[str, np.ndarray]:
   """As np.load, of arrays that are stored as they are; sizes are checked before room is made."""
   arrays = {}
-  room = file.seek(0, os.SEEK_END)
+  file.seek(0, os.SEEK_END)
+  room = file.tell()  # TensorFlow's files tell where they are, but not when they get there
   with zipfile.ZipFile(file) as archive:
     if sum(info.file_size for info in archive.infolist()) > room:
       raise ValueError("larger than the file")

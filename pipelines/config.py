@@ -41,7 +41,8 @@ class DataConfig:
   workers: int = 0
   # batches prepared ahead of the consumer
   prefetch: int = 2
-  # how long one read may take before the run stops and names the file; 0: for ever
+  # how long one read may take (a clip, a header, one record of a shard, some minutes of a long
+  # recording), however many a file needs, before the run stops and names the file; 0: for ever
   stall_seconds: float = 300.0
   # share of unusable recordings past which the run stops
   max_bad_share: float = 0.01

@@ -5,6 +5,11 @@ there would pass for another rate or another sample size. Both formats repeat th
 bytes per second and per frame beside what they are the product of (Microsoft, "Multiple channel
 audio data and WAVE files", section 1), and every FLAC frame states rate, channels and sample size
 (RFC 9639, section 9.1).
+
+Samples of 24 bits in containers of 32 are read where the header says so as the same document asks
+(section 2: 32 bits per sample, 24 of them valid). Headers that give 24 bits per sample and four
+bytes for each are refused: libsndfile goes by the bits and would read three bytes a sample, and
+nothing says at which end of the four bytes the sample lies.
 """
 
 import struct
@@ -62,6 +67,10 @@ def _fmt(data: bytes, order: str) -> str:
     tag = struct.unpack(f"{order}H", data[24:26])[0]
   if tag not in _LINEAR:
     return ""
+  if bits == 24 and per_frame == 4 * channels and per_second == rate * per_frame:
+    return (
+      "holds 24-bit samples in 4 bytes each, under a header that says 24; save it as 24-bit PCM"
+    )
   if per_frame != channels * -(-bits // 8):
     return f"header says {channels} channels of {bits} bits in {per_frame} bytes"
   if per_second != rate * per_frame and rate not in _USUAL_RATES:

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipelines import files
+from pipelines import crew, files
 from pipelines.containers import contradiction
 from pipelines.errors import BadAudio
 from pipelines.files import RangeFile
@@ -26,6 +26,7 @@ _LOUDEST = 16.0  # times full scale, which sound lossy files overshoot by little
 # No codec makes a byte of more: silence is 65,535 samples in nine bytes of FLAC.
 _FRAMES_PER_BYTE = 8192
 _MARGIN_SECONDS = 0.02
+_BLOCK_FRAMES = 1 << 22  # decoded between two signs of life
 
 
 class Samples(NamedTuple):
@@ -52,6 +53,7 @@ def header(payload: Payload) -> tuple[int, int]:
       frames = 0
       while count := len(file.read(out=block)):
         frames += count
+        crew.alive()
     if wrong:
       raise BadAudio(wrong)
     check_rate(file.samplerate)
@@ -95,12 +97,27 @@ def read_span(
       return np.zeros((0, file.channels), np.float32), file.samplerate
     shape = (stop - start, file.channels)
     into = out if out is not None and file.channels == 1 else np.empty(shape, np.float32)
-    wave = file.read(out=into[: stop - start])
+    wave = _read_blocks(file, into[: stop - start])
     if not file.subtype.startswith("PCM_"):  # integers cannot decode to NaN, so save the look
       check_finite(wave)
       if file.subtype not in ("FLOAT", "DOUBLE"):
         _check_level(wave)
     return wave, file.samplerate
+
+
+def _read_blocks(file: soundfile.SoundFile, out: np.ndarray) -> np.ndarray:
+  """Decodes into `out`, with a sign of life after each block; the part of it that was filled."""
+  # soundfile seeks after each read to where it is, which MP3 decoders do not survive unharmed.
+  step = len(out) if file.format == "MP3" else _BLOCK_FRAMES
+  done = 0
+  while done < len(out):
+    block = out[done : done + step]
+    count = len(file.read(out=block))
+    done += count
+    if count < len(block):
+      break
+    crew.alive()
+  return out[:done]
 
 
 def fill(

@@ -13,8 +13,9 @@ import re
 import stat as modes
 import threading
 from collections import OrderedDict
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from pipelines import crew
 from pipelines.errors import BadAudio, DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -33,6 +34,27 @@ class Stat(NamedTuple):
   size: int
   mtime: int
   strange: str = ""
+
+
+@runtime_checkable
+class BinaryFile(Protocol):
+  """What is asked of an open file. TensorFlow's are no BinaryIO: their `seek` returns nothing."""
+
+  def seek(self, offset: int, whence: int = 0, /) -> Any:
+    """Moves to a byte counted from the start, from here or from the end."""
+    ...
+
+  def tell(self) -> int:
+    """The byte that comes next."""
+    ...
+
+  def read(self, size: int = -1, /) -> bytes:
+    """At most that many bytes; all that follow without a size."""
+    ...
+
+  def __enter__(self) -> "BinaryFile": ...
+
+  def __exit__(self, *exc) -> None: ...
 
 
 def is_remote(path: str) -> bool:
@@ -117,7 +139,7 @@ def list_dir(path: str) -> list[str]:
   )
 
 
-def open_binary(path: str) -> BinaryIO:
+def open_binary(path: str) -> BinaryFile:
   """A seekable binary file, for one thread; BadAudio for a pipe, a device and the like."""
   if is_remote(path):
     return _gfile().GFile(path, "rb")
@@ -260,6 +282,7 @@ def _block(path: str, number: int) -> bytes:
       data = file.read(_BLOCK)
   except Exception as error:
     raise BadAudio(f"{path} cannot be read: {_one_line(error)}") from None
+  crew.alive()
   with _block_lock:
     _blocks[key] = data
     while len(_blocks) > _BLOCKS:

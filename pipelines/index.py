@@ -26,7 +26,7 @@ from pipelines.errors import BadAudio
 from pipelines.progress import Progress
 
 CACHE_VARIABLE = "AUDIO_INDEX_CACHE"
-_FORMAT = "1"  # part of every key: raise it when what a scan yields changes
+_FORMAT = "2"  # part of every key: raise it when what a scan yields changes
 _REST_NS = 3_000_000_000
 _ABSENT, _STRANGE = -1, -2  # in place of a size
 _log = logging.getLogger("pipelines")
@@ -128,7 +128,7 @@ def run_threads(
   """Calls work(item) for each item on several threads, with progress; raises the first error.
 
   Args:
-    work: what is done, in any order.
+    work: what is done, in any order; says `crew.alive` after each of many reads.
     items: numbers.
     cfg: for workers and stall_seconds.
     label: of the progress line.

@@ -19,7 +19,7 @@ from pipelines.sources.base import EncodedSource
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _PATH_COLUMNS = ("path", "filename")
-
+_COLUMNS = (*_PATH_COLUMNS, "id", "label", "start", "stop", "sample_rate")
 
 # More than any rate in Hz or position in seconds; sample counts stay within 64 bits.
 _LARGEST = 1e9
@@ -79,18 +79,23 @@ def _rows(manifest: str) -> Iterator[tuple[int, dict]]:
 
 
 def _table_rows(manifest: str, text: str, delimiter: str) -> Iterator[tuple[int, dict]]:
-  reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-  if not set(_PATH_COLUMNS) & set(reader.fieldnames or ()):
-    found = ", ".join(reader.fieldnames or ()) or "none"
+  reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+  head = next(reader, [])
+  if not set(_PATH_COLUMNS) & set(head):
+    found = ", ".join(head) or "none"
     raise DataError(f"manifest {manifest} has no column path or filename; its columns: {found}")
-  for row in reader:
-    cells = len(row) - (None in row) + len(row.get(None) or ()) - list(row.values()).count(None)
-    if cells != len(reader.fieldnames or ()):
+  for name in _COLUMNS:  # others, such as empty ones at the end, may repeat
+    if head.count(name) > 1:
+      raise DataError(f"manifest {manifest} has the column {name} twice; leave one")
+  for cells in reader:
+    if not cells:  # an empty line
+      continue
+    if len(cells) != len(head):
       raise DataError(
-        f"{manifest}:{reader.line_num} has {cells} cells, the head {len(reader.fieldnames or ())}; "
+        f"{manifest}:{reader.line_num} has {len(cells)} cells, the head {len(head)}; "
         "write one cell per column, empty where nothing is known"
       )
-    yield reader.line_num, row
+    yield reader.line_num, dict(zip(head, cells, strict=True))
 
 
 def _json_row(manifest: str, line: int, text: str) -> dict:

@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from pipelines import columns, decode, files, index
+from pipelines import columns, crew, decode, files, index
 from pipelines.columns import Column, PackedStrings
 from pipelines.config import DataConfig
 from pipelines.decode import Payload
@@ -68,7 +68,7 @@ class ShardSource(EncodedSource):
 
   def locate(self, i: int) -> tuple[Payload, int]:
     """The encoded bytes of recording i, or a window on them where they are many."""
-    path = self._paths[int(self.table["shards"][i])]
+    path = self.place(i)
     offset, size = int(self.table["offset"][i]), int(self.table["size"][i])
     if size > _WHOLE_BYTES and not files.is_remote(path):
       return RangeFile(path, offset, size), 0
@@ -82,10 +82,8 @@ def shard_index(kind: str, path: str, scan: Scan) -> dict[str, Column]:
     raise DataError(f"{path} is {stat.strange}, no regular file; replace or remove it")
   if not stat.size:
     raise DataError(f"{path} is empty; delete it or copy it again")
-  table, told_size = _read_sidecar(path)
-  if table is not None and told_size == stat.size and _is_sound(table, stat.size):
-    return table
-  before = table if told_size > stat.size else None
+  if (told := load_sidecar(path, stat.size)) is not None:
+    return told
   name = path if files.is_remote(path) else os.path.abspath(path)
   stamp = np.array([stat.size, stat.mtime], np.int64)
   table = index.load_cached(kind, name)
@@ -96,16 +94,22 @@ def shard_index(kind: str, path: str, scan: Scan) -> dict[str, Column]:
   ):
     return table
   try:
-    table = pack_rows(scan(path, stat.size))
+    table = pack_rows(_alive(scan(path, stat.size)))
   except OSError as error:
     raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
   if not len(table["frames"]):
     raise DataError(f"data.source: {path} holds no audio records; delete it or copy it again")
-  if before is not None:
-    table = _with_lost(table, before, path)
+  table = _with_lost(table, path, stat.size)
   if index.at_rest(stat.mtime):
     index.save_cached(kind, name, table | {"stamp": stamp})
   return table
+
+
+def _alive(rows: Iterable[Row]) -> Iterator[Row]:
+  """The same rows; a large shard takes long to scan, and each row is a sign of life."""
+  for row in rows:
+    crew.alive()
+    yield row
 
 
 def pack_rows(rows: Iterable[Row]) -> dict[str, Column]:
@@ -145,12 +149,13 @@ def _read_sidecar(path: str) -> tuple[dict[str, Column] | None, int]:
   return table, int(table.pop("shard_size"))
 
 
-def _with_lost(table: dict[str, Column], before: dict[str, Column], path: str) -> dict[str, Column]:
+def _with_lost(table: dict[str, Column], path: str, size: int) -> dict[str, Column]:
   """A cut shard's records, and by name those that its index of before has and it has no more.
 
   An index of another set of records is not believed.
   """
-  if not _is_sound(before, 1 << 62):
+  before, told_size = _read_sidecar(path)
+  if before is None or told_size <= size or not _is_sound(before, told_size):
     return table
   usable = np.diff(table["reason"].ends, prepend=0) == 0
   left = columns.take(table, usable)

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 
-from pipelines import files, index
+from pipelines import crew, files, index
 from pipelines.config import DataConfig
 from pipelines.decode import AUDIO_SUFFIXES
 from pipelines.errors import DataError
@@ -31,7 +31,10 @@ class TarSource(ShardSource):
 
 
 def scan_tar(path: str, size: int) -> Iterator[Row]:
-  """Lists the audio members of one tar file; what is no plain file is listed as unusable."""
+  """Lists the audio members of one tar file; what is no plain file is listed as unusable.
+
+  A member has no more bytes than follow its header, whatever that claims.
+  """
   base = os.path.basename(path)
   audio: list[tuple[str, Member]] = []
   notes: dict[str, dict[str, str]] = {}
@@ -39,6 +42,7 @@ def scan_tar(path: str, size: int) -> Iterator[Row]:
   try:
     with files.open_binary(path) as file:
       for member in members(file, size):
+        crew.alive()
         key, suffix = _key(member.name)
         if suffix.endswith(AUDIO_SUFFIXES):
           audio.append((key, member))
@@ -68,7 +72,7 @@ def scan_tar(path: str, size: int) -> Iterator[Row]:
       frames,
       rate,
       member.offset,
-      member.size,
+      min(member.size, size - member.offset),
       note.get("label", ""),
       reason,
     )

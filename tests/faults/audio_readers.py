@@ -142,6 +142,8 @@ def says(data: bytes) -> Says | None:
       fmt = struct.unpack("<HHIIHH", data[at + 8 : at + 24])
     if name == b"data" and fmt:
       return Says(fmt[1], fmt[2], fmt[4], at + 8)
+    if name == b"fact":  # libsndfile takes four bytes, even where their number has become 0
+      size = max(size, 4)
     at += 8 + size + size % 2
   return None
 

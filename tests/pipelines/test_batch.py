@@ -1,5 +1,7 @@
 """Step n's batch is a pure function of (seed, n, data set)."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -190,8 +192,13 @@ def test_sizes_that_do_not_fit(library):
 def test_without_tensorflow(library, monkeypatch):
   monkeypatch.setattr(pipelines.batch.importlib.util, "find_spec", lambda name: None)
   folder = str(library("set", 4))
+  before = set(threading.enumerate())
   with pytest.raises(DataError, match="pip install tensorflow-cpu"):
     batches(open_dataset(DataConfig(source=(folder,))), batch_size=2, seed=0)
+  # Those that indexed the folder are about to end; nothing must have begun that nobody can end.
+  for thread in set(threading.enumerate()) - before:
+    thread.join(10)
+    assert not thread.is_alive()
   cached = open_dataset(DataConfig(source=(folder,), cache="memory", crop_seconds=0.05))
   assert len(list(batches(cached, batch_size=2, seed=0, steps=3))) == 3
   corpus = open_dataset(DataConfig(source=("synthetic:6",), crop_seconds=0.5))

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -58,6 +59,38 @@ def test_flipped_sample_sizes_and_channels_are_seen():
       flipped = bytearray(data)
       flipped[at] ^= 2
       assert found(bytes(flipped)), at
+
+
+def in_four_bytes(bits: int, wave: np.ndarray, extensible: bool = True) -> bytes:
+  """24-bit samples, at the upper end of four bytes each, under a header that says `bits`."""
+  channels = wave.shape[1]
+  head = (channels, 16_000, 16_000 * 4 * channels, 4 * channels, bits)
+  fmt = struct.pack("<HHIIHH", 0xFFFE if extensible else 1, *head)
+  if extensible:  # size, valid bits, speakers, and the format PCM
+    fmt += struct.pack("<HHI", 22, 24, 0)
+    fmt += bytes.fromhex("0100000000001000800000aa00389b71")
+  data = (wave << 8).astype("<i4").tobytes()
+  chunks = ((b"fmt ", fmt), (b"data", data))
+  body = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
+  return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_24_bits_in_four_bytes(channels):
+  wave = np.random.default_rng(0).integers(-(1 << 23), 1 << 23, (500, channels))
+  # As the standard has it: the header gives the size of the container.
+  data = in_four_bytes(32, wave)
+  assert decode.header(data) == (500, 16_000)
+  found, _ = decode.read_span(data, 0, 500)
+  assert np.array_equal(found, (wave / 2.0**23).astype(np.float32))
+  theirs = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)[0]
+  assert np.array_equal(found, theirs)
+  # A header that gives the valid bits instead: libsndfile would read three bytes a sample.
+  for extensible in (True, False):
+    data = in_four_bytes(24, wave, extensible)
+    assert len(soundfile.read(io.BytesIO(data))[0]) != 500
+    with pytest.raises(decode.BadAudio, match=r"24-bit samples in 4 bytes each, .*; save it as"):
+      decode.header(data)
 
 
 def test_a_sloppy_byte_rate_harms_nothing():

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from pipelines import crew as crew_module
 from pipelines.crew import Crew, Stalled
 
 
@@ -29,7 +30,10 @@ def test_a_stall_is_warned_of_and_then_raised(caplog):
     job, behind = crew.submit(hang), crew.submit(lambda job: None)
     with pytest.raises(Stalled, match=r"reading some/file\.wav has not ended after 0\.4 s"):
       crew.wait(job)
-    assert behind.standing() == (0.0, "")  # it waits for a thread, and stalls nobody
+    began = time.monotonic()
+    with pytest.raises(Stalled, match=r"reading some/file\.wav has not ended"):
+      crew.wait(behind)  # no thread will ever come to it
+    assert time.monotonic() - began < 0.4
   never.set()
   assert [r.getMessage().split(" since")[0] for r in caplog.records] == [
     "waiting for some/file.wav"
@@ -53,3 +57,35 @@ def test_no_limit_and_a_closed_crew():
   threading.Timer(0.1, crew.close).start()
   crew.wait(job)  # returns because nobody wants it any more
   release.set()
+
+
+def test_threads_are_made_when_there_is_work():
+  before = threading.active_count()
+  with Crew(3, 60.0) as crew:
+    assert threading.active_count() == before
+    crew.wait(crew.submit(lambda job: None))
+    assert threading.active_count() == before + 3
+  closed = Crew(3, 60.0)
+  closed.close()
+  closed.wait(closed.submit(lambda job: None))  # returns, and nothing is done
+
+
+def test_what_is_read_is_asked_for_only_where_there_is_a_limit():
+  def work(job):
+    job.at(lambda: 1 / 0)
+    time.sleep(1.2)
+
+  with Crew(1, 0.0) as crew:
+    crew.wait(crew.submit(work))
+
+
+def test_a_sign_of_life_begins_the_limit_anew():
+  def work(job):
+    job.at(lambda: "a large file")
+    for _ in range(8):
+      time.sleep(0.1)
+      crew_module.alive()
+
+  with Crew(1, 0.4) as crew:
+    crew.wait(crew.submit(work))
+  crew_module.alive()  # of no use to anyone on a thread of its own

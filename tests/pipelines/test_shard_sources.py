@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines import DataConfig, DataError
+from pipelines import DataConfig, DataError, open_dataset
 from pipelines.crc32c import crc32c, masked_crc32c
 from pipelines.shard_files import serialize_example
+from pipelines.shards import ShardPlan, write_shards
 from pipelines.sources import example, open_source
+from pipelines.sources.shard import load_sidecar
 from pipelines.sources.tfrecord import RecordFormat, TFRecordSource
 from tests.pipelines.conftest import tone
 
@@ -69,6 +71,42 @@ def test_large_tar_members_are_read_in_part(tmp_path, monkeypatch):
   whole = source.read(1, 20_000, 30_000)[0]
   monkeypatch.setattr(shard, "_WHOLE_BYTES", 100)
   assert np.array_equal(source.read(1, 20_000, 30_000)[0], whole)
+
+
+def test_remote_shards_with_an_index_beside_them(library, tmp_path):
+  pytest.importorskip("tensorflow")
+  local = open_dataset(DataConfig(source=(str(library("set", 4)),)), "all")
+  write_shards(local, str(tmp_path / "shards"), ShardPlan())
+  (path,) = (tmp_path / "shards").glob("*.tfrecord")
+  near, far = open_source(str(path), CFG), open_source(f"file://{path}", CFG)
+  assert list(far.ids) == list(near.ids)
+  assert np.array_equal(far.read(2, 0, 500)[0], near.read(2, 0, 500)[0])
+  # The index was read, and not the shard in its place.
+  assert load_sidecar(f"file://{path}", path.stat().st_size) is not None
+
+
+@pytest.mark.parametrize("size", [1 << 40, 1 << 62, 1 << 70, (1 << 88) - 1])
+@pytest.mark.parametrize("how", ["binary", "pax"])
+def test_sizes_beyond_the_end_of_a_tar(tmp_path, size, how):
+  write_tar(tmp_path / "x.tar", {f"{number}.flac": flac(number, 2.0) for number in range(8)})
+  data = bytearray((tmp_path / "x.tar").read_bytes())
+  head = data.find(b"2.flac")
+  if how == "binary":
+    data[head + 124 : head + 136] = b"\x80" + size.to_bytes(11, "big")
+    data[head + 148 : head + 156] = b" " * 8
+    data[head + 148 : head + 156] = b"%06o\0 " % sum(data[head : head + 512])
+  else:
+    record = b"%d size=%d\n" % (8 + len(str(size)) + 1, size)
+    pax = tarfile.TarInfo("pax")
+    pax.type, pax.size = b"x", len(record)
+    data[head:head] = pax.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
+  (tmp_path / "x.tar").write_bytes(data)
+  source = open_source(str(tmp_path / "x.tar"), CFG)
+  assert list(source.ids) == ["0", "1"]
+  ((_, reason),) = source.skipped
+  assert "ends inside this member" in reason or "is damaged at byte" in reason
+  # Six were lost: as many as the rest of the file has room for, and not what the size would hold.
+  assert 5 <= len(source.skipped) + source.lost <= 8
 
 
 def test_truncated_tar_keeps_what_is_whole(tmp_path):

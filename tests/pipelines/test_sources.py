@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from pipelines import DataConfig, DataError, index, open_dataset
-from pipelines.sources import open_source
+from pipelines.sources import EncodedSource, open_source
 from tests.pipelines.conftest import tone
 
 CFG = DataConfig()
@@ -163,6 +163,42 @@ def test_wrong_manifest_names_the_line(library, row, message):
   with pytest.raises(DataError, match=message) as caught:
     open_source(str(folder / "t.csv"), CFG)
   assert "\n" not in str(caught.value)
+
+
+def test_columns_without_a_name_may_repeat(library):
+  folder = library("set", 3)
+  (folder / "t.csv").write_text("path,label,,\n000.flac,a,,\n\n001.flac,b,x,y\n")
+  source = open_source(str(folder / "t.csv"), CFG)
+  assert list(source.ids) == ["000.flac", "001.flac"]
+  assert list(source.labels) == ["a", "b"]
+  for cells in ("002.flac,c,", "002.flac,c,,,"):
+    (folder / "t.csv").write_text(f"path,label,,\n000.flac,a,,\n\n{cells}\n")
+    with pytest.raises(DataError, match=r"t\.csv:4 has [35] cells, the head 4"):
+      open_source(str(folder / "t.csv"), CFG)
+
+
+def test_columns_that_are_read_may_not_repeat(library):
+  folder = library("set", 1)
+  (folder / "t.csv").write_text("path,label,label\n000.flac,a,b\n")
+  with pytest.raises(DataError, match=r"t\.csv has the column label twice; leave one"):
+    open_source(str(folder / "t.csv"), CFG)
+
+
+def test_an_index_of_an_earlier_release_is_made_anew(library, monkeypatch):
+  folder = library("set", 2)
+  with monkeypatch.context() as earlier:
+    earlier.setattr(index, "_FORMAT", "1")  # whose scans let through what is refused now
+    earlier.setattr(index, "_REST_NS", 0)
+    earlier.setattr(index, "header_or_reason", lambda *args: (7, 16_000, ""))
+    time.sleep(0.05)  # a file of this moment is never trusted
+    assert open_source(str(folder), CFG).frames.tolist() == [7, 7]
+  assert open_source(str(folder), CFG).frames.tolist() == [960, 1440]
+
+
+def test_a_source_without_files_of_its_own_is_called_by_its_name(library):
+  source = EncodedSource("plain", open_source(str(library("set", 2)), CFG).table)
+  dataset = open_dataset(DataConfig(crop_seconds=0.05), "all", sources=[source])
+  assert dataset.place(dataset.clip(0)) == "plain (000.flac)"
 
 
 def test_manifest_that_is_none(library):

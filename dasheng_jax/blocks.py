@@ -7,6 +7,8 @@ use.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -86,10 +88,13 @@ class Block(nn.Module):
     return constrain_batch(x + mlp(layer_norm("mlp_norm")(x)).astype(x.dtype))
 
 
-_REMAT_POLICY = {
-  "block": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+def _keep_products(primitive: Any, *avals: Any, **params: Any) -> Any:
+  """A policy: what dense layers give is kept, whether XLA or `dasheng_jax.native` makes it."""
+  dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return dots(primitive, *avals, **params) or native.is_product(primitive, params)
+
+
+_REMAT_POLICY = {"block": None, "dots": _keep_products}
 
 
 class BlockStack(nn.Module):

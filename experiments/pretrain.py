@@ -89,7 +89,7 @@ def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
   if not cfg.dry_run:
     join_cluster(cfg.loop.peer_seconds)
   task = dasheng_task(cfg.model)
-  optimiser = make_optimiser(cfg.optim, cfg.loop.steps)
+  optimiser = make_optimiser(cfg.optim, cfg.loop.steps, cfg.model.compute.kernels)
   try:
     check_crop(cfg.model, cfg.data.crop_samples)
   except ConfigError as error:

@@ -170,7 +170,7 @@ void attention_gradient(const Threads& threads, const Attention& layer, const fl
           store(ds + t, load(p + t) * (load(ds + t) - mean) * splat(scale));
         }
         if (const float* keep = head.keep()) {  // a score that the mask replaced has no slope
-          for (int64_t t = 0; t < tokens; ++t) ds[t] *= keep[t];
+          for (int64_t t = 0; t < tokens; ++t) ds[t] = keep[t] == 0 ? 0.0f : ds[t];
         }
       }
       against_columns(slopes + row * wide, wide, rows, tokens, size, columns,

@@ -1,7 +1,7 @@
 """Calls of the kernels, and what stands for them where a program cannot hold a foreign call.
 
-One primitive for all four, with two lowerings: on a CPU it becomes the call; on any other platform,
-and in a program that `jax.export` stores, the same layer of XLA's own operations.
+One primitive for all of them, with two lowerings: on a CPU it becomes the call; on any other
+platform, and in a program that `jax.export` stores, the same layer of XLA's own operations.
 """
 
 from __future__ import annotations
@@ -14,20 +14,28 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import mlir
+from jax.interpreters import ad, batching, mlir
 
 NONE, GELU = 0, 4  # activations, as in simd.h
+_SWITCH = "DASHENG_JAX_NATIVE"  # as in build.Library.switch
+
+
+def no_derivative(target: str, switch: str) -> NotImplementedError:
+  """The error of a derivative that a kernel lacks; `switch` is its library's."""
+  return NotImplementedError(
+    f"{target} has no derivative: the C++ kernels have reverse mode, and that once only; XLA's "
+    f"operations have every other: kernels='xla' in ComputeConfig, or {switch}=0 in the environment"
+  )
 
 
 def call(target: str, shapes: list[tuple[int, ...]], *operands: jax.Array, **attributes: int):
   """The results, all float32, of these shapes. `jax.vmap` runs one element after the other."""
-  static = {"target": target, "shapes": tuple(map(tuple, shapes)), **attributes}
+  return _layer.bind(*operands, target=target, shapes=tuple(map(tuple, shapes)), **attributes)
 
-  @jax.custom_batching.sequential_vmap
-  def bind(*operands):
-    return _layer.bind(*operands, **static)
 
-  return bind(*operands)
+def is_product(primitive: jax.extend.core.Primitive, params: dict[str, Any]) -> bool:
+  """Whether an equation of a traced program is the product of a dense layer or of half an MLP."""
+  return primitive is _layer and params["target"] == "dasheng_product"
 
 
 def _product(x, kernel, bias, slope_at, *, shapes, turned, activation):
@@ -67,13 +75,39 @@ def _attended(qkv, keep):
   return attend(q, k, v, keep > 0 if keep.size else None, "xla")
 
 
+def _adamw_sums(numbers, params, mean, square, gradient, *, shapes):
+  del shapes
+  after, _, _ = _updated(numbers, params, mean, square, gradient)
+  return (jnp.stack([jnp.sum(x * x) for x in (gradient, after, params)]),)
+
+
+def _adamw(numbers, params, mean, square, gradient, *, shapes):
+  del shapes
+  new = _updated(numbers, params, mean, square, gradient)
+  good = numbers[-1] != 0
+  return tuple(jnp.where(good, x, old) for x, old in zip(new, (params, mean, square), strict=True))
+
+
+def _updated(numbers, params, mean, square, gradient):
+  rate, mean_scale, root_scale, mean_share, kept, square_share, eps, decay, _ = numbers
+  mean = mean + mean_share * (gradient - mean)
+  square = kept * square + square_share * gradient * gradient
+  direction = mean * mean_scale / (jnp.sqrt(square) * root_scale + eps) + decay * params
+  return params - rate * direction, mean, square
+
+
 _PLAIN: dict[str, Callable[..., Any]] = {
   "dasheng_product": _product,
   "dasheng_product_gradient": _product_gradient,
   "dasheng_attention": _attention,
   "dasheng_attention_gradient": _attention_gradient,
+  "dasheng_adamw_sums": _adamw_sums,
+  "dasheng_adamw": _adamw,
 }
+# Operand -> the result that takes its memory.
+_IN_PLACE: dict[str, dict[int, int]] = {"dasheng_adamw": {1: 0, 2: 1, 3: 2}}
 
+# By the end of this name the counter of `mobile_jax.complexity` knows what it cannot look into.
 _layer = jax.extend.core.Primitive("dasheng_native")
 _layer.multiple_results = True
 
@@ -86,7 +120,8 @@ def _as_call(ctx: Any, *operands: Any, target: str, shapes: Any, **attributes: i
   if ctx.module_context.lowering_parameters.for_export:
     return _as_operations(ctx, *operands, target=target, shapes=shapes, **attributes)
   numbers = {name: np.int64(value) for name, value in attributes.items()}
-  return jax.ffi.ffi_lowering(target)(ctx, *operands, **numbers)
+  lowering = jax.ffi.ffi_lowering(target, operand_output_aliases=_IN_PLACE.get(target))
+  return lowering(ctx, *operands, **numbers)
 
 
 _as_operations: Any = mlir.lower_fun(_plain, multiple_results=True)
@@ -94,10 +129,34 @@ mlir.register_lowering(_layer, _as_operations)
 mlir.register_lowering(_layer, _as_call, platform="cpu")
 
 
+def _refuse(primals, tangents, *, target: str, **static):
+  del primals, tangents, static
+  raise no_derivative(target, _SWITCH)
+
+
+ad.primitive_jvps[_layer] = _refuse
+
+
 @_layer.def_abstract_eval
 def _(*operands, shapes, **static):
   del operands, static
   return [jax.core.ShapedArray(shape, jnp.float32) for shape in shapes]
+
+
+def _one_after_the_other(operands, axes, **static):
+  mapped = [jnp.moveaxis(x, d, 0) for x, d in zip(operands, axes, strict=True) if d is not None]
+
+  def one(slices):
+    taken = iter(slices)
+    return _layer.bind(
+      *(x if d is None else next(taken) for x, d in zip(operands, axes, strict=True)), **static
+    )
+
+  results = jax.lax.map(one, mapped)
+  return results, [0] * len(results)
+
+
+batching.primitive_batchers[_layer] = _one_after_the_other
 
 
 @_layer.def_impl

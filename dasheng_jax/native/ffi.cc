@@ -1,4 +1,5 @@
 // Entry points for XLA: its call frames to the layers.
+#include "adamw.h"
 #include "call.h"
 #include "transformer.h"
 
@@ -44,9 +45,29 @@ void attention_gradient(const Call& call) {
                              call.result(0).data);
 }
 
+native::AdamW update_of(const Call& call, const Buffer& params, const Buffer& mean,
+                        const Buffer& square) {
+  native::AdamW update{params.count, {}, params.data, mean.data, square.data, call.argument(4).data};
+  std::memcpy(&update.numbers, call.argument(0).data, sizeof(update.numbers));
+  return update;
+}
+
+void adamw_sums(const Call& call) {
+  const native::AdamW update =
+      update_of(call, call.argument(1), call.argument(2), call.argument(3));
+  native::adamw_sums(call.threads(), update, call.result(0).data);
+}
+
+// The results lie in the operands' own memory.
+void adamw(const Call& call) {
+  native::adamw(call.threads(), update_of(call, call.result(0), call.result(1), call.result(2)));
+}
+
 }  // namespace
 
 NATIVE_TARGET(dasheng_product, product)
 NATIVE_TARGET(dasheng_product_gradient, product_gradient)
 NATIVE_TARGET(dasheng_attention, attention)
 NATIVE_TARGET(dasheng_attention_gradient, attention_gradient)
+NATIVE_TARGET(dasheng_adamw_sums, adamw_sums)
+NATIVE_TARGET(dasheng_adamw, adamw)

@@ -153,6 +153,11 @@ const Tile* tiles(std::integer_sequence<int, R...>) {
 template <int R, int V>
 void outer(const float* a, int64_t stride, int64_t rows, const float* panel, int64_t panel_stride,
            float* out, int64_t out_stride, bool onto) {
+  // Rows of a large result lie in pages of their own: they are fetched while the sums are made.
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) __builtin_prefetch(out + r * out_stride + v * kLanes, 1);
+  }
   Vec sum[R][V];
 #pragma GCC unroll 28
   for (int i = 0; i < R * V; ++i) {

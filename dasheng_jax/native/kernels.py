@@ -25,6 +25,8 @@ LIBRARY = Library(
     "dasheng_product_gradient",
     "dasheng_attention",
     "dasheng_attention_gradient",
+    "dasheng_adamw_sums",
+    "dasheng_adamw",
   ),
 )
 available = LIBRARY.available
@@ -36,13 +38,23 @@ LEAST_WIDTH = 256
 
 
 def takes(x: jax.Array, *widths: int) -> bool:
-  """True where layers of these widths are handed over, for an input like x.
+  """True where layers of these widths, inner ones included, are handed over for an input x [.., d].
 
-  On one CPU device alone: XLA does not split a foreign call over a mesh but gathers its operands.
+  On one CPU device alone, which `on_one_cpu` must be able to see.
   """
-  fitting = all(width % WIDTH == 0 for width in widths) and max(widths) >= LEAST_WIDTH
+  fitting = all(width % WIDTH == 0 for width in widths) and x.shape[-1] >= LEAST_WIDTH
   if not fitting or x.dtype != jnp.float32 or x.size == 0:
     return False
+  return on_one_cpu()
+
+
+def on_one_cpu() -> bool:
+  """True while tracing for one CPU device, with the kernels at hand.
+
+  XLA does not split a foreign call over a mesh but gathers its operands and gives every device the
+  whole work. Programs for several devices are to be called under `jax.set_mesh`, as those of the
+  trainer are: arrays alone do not tell while a program is traced.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   return (mesh.empty or mesh.size == 1) and available()
 

@@ -23,9 +23,20 @@ int64_t together(int64_t columns) { return columns >= 2048 ? 2 * kPanelsTogether
 void copy_rows(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to,
                int64_t to_stride) {
   for (int64_t r = 0; r < rows; ++r, from += stride, to += to_stride) {
+    if (r + kRowsAhead < rows) {
+      for (int64_t c = 0; c < columns; c += kWidth) __builtin_prefetch(from + kRowsAhead * stride + c);
+    }
     int64_t c = 0;
     for (; c + kLanes <= columns; c += kLanes) store(to + c, load(from + c));
     if (c < columns) store_part(to + c, load_part(from + c, columns - c), columns - c);
+  }
+}
+
+// What a tile's end will touch is fetched while its sums are made: rows lie in pages of their own,
+// where the processor does not look ahead by itself.
+void fetch_rows(const float* at, int64_t stride, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r, at += stride) {
+    for (int64_t c = 0; c < columns; c += kWidth) __builtin_prefetch(at + c, 1);
   }
 }
 
@@ -88,6 +99,10 @@ void product(const Threads& threads, const Product& layer) {
             finish.activation = layer.activation;
             if (layer.before != nullptr) finish.before = layer.before + at;
             if (layer.slope_at != nullptr) finish.slope_at = layer.slope_at + at;
+          }
+          fetch_rows(finish.out, columns, next - row, finish.columns);
+          if (finish.slope_at != nullptr) {
+            fetch_rows(finish.slope_at, columns, next - row, finish.columns);
           }
           multiply_rows(tile, length, next - row, length, panels + (column - first) * length,
                         finish.columns > kLanes ? 2 : 1, finish);

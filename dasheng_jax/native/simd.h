@@ -1,7 +1,7 @@
 // One vector type for the widest float32 registers of the machine that compiles this file.
 //
 // Arithmetic uses the compiler's vector operators; intrinsics appear here only, where the operators
-// have no good spelling (minimum, maximum, broadcast, partial loads and stores).
+// have no good spelling (minimum, maximum, root, broadcast, partial loads and stores).
 #pragma once
 
 #include <cstddef>
@@ -42,6 +42,7 @@ inline Vec splat(float v) { return _mm512_set1_ps(v); }
 // The second operand is what x86 returns for a NaN in either, so NaNs of `x` survive.
 inline Vec at_least(Vec x, Vec low) { return _mm512_max_ps(low, x); }
 inline Vec at_most(Vec x, Vec high) { return _mm512_min_ps(high, x); }
+inline Vec square_root(Vec x) { return _mm512_sqrt_ps(x); }
 inline Vec load_part(const float* p, int n) {
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
 }
@@ -53,14 +54,17 @@ inline void store_part(float* p, Vec v, int n) {
 inline Vec splat(float v) { return _mm256_set1_ps(v); }
 inline Vec at_least(Vec x, Vec low) { return _mm256_max_ps(low, x); }
 inline Vec at_most(Vec x, Vec high) { return _mm256_min_ps(high, x); }
+inline Vec square_root(Vec x) { return _mm256_sqrt_ps(x); }
 #elif defined(__aarch64__)
 inline Vec splat(float v) { return vdupq_n_f32(v); }
 inline Vec at_least(Vec x, Vec low) { return vmaxq_f32(x, low); }
 inline Vec at_most(Vec x, Vec high) { return vminq_f32(x, high); }
+inline Vec square_root(Vec x) { return vsqrtq_f32(x); }
 #else
 inline Vec splat(float v) { return Vec{v, v, v, v}; }
 inline Vec at_least(Vec x, Vec low) { return x < low ? low : x; }
 inline Vec at_most(Vec x, Vec high) { return x > high ? high : x; }
+inline Vec square_root(Vec x) { return _mm_sqrt_ps(x); }  // only x86 has four lanes and comes here
 #endif
 inline Vec load_part(const float* p, int n) {
   Vec v{};

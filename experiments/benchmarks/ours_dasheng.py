@@ -44,7 +44,8 @@ def prepare(stack: str, case: dict[str, Any]) -> Callable[[], Any]:
     run = jax.jit(functools.partial(embed, cfg))
     return lambda: run(encoder, wave).block_until_ready()
   task, mesh = dasheng_task(cfg), make_mesh(devices=jax.devices()[:1])
-  optimiser = make_optimiser(OptimConfig(name=case["optimiser"], warmup_steps=10), STEPS)
+  optim = OptimConfig(name=case["optimiser"], warmup_steps=10)
+  optimiser = make_optimiser(optim, STEPS, cfg.compute.kernels)
   state = init_state(task, optimiser, mesh, 0)
   step = compile_train_step(task, optimiser, mesh, 0)
   batch = {"wave": wave, "valid": jnp.full((case["batch"],), samples, jnp.int32)}

@@ -164,8 +164,9 @@ def _text(compiled: Any) -> str:
 
 
 def _lower(step: Step, mesh: Mesh) -> Any:
-  model = step.model.with_compute(kernels="xla")  # not those of this machine
-  task, optimiser = dasheng_task(model), make_optimiser(step.optim, step.steps)
+  # Kernels are not those of this machine.
+  task = dasheng_task(step.model.with_compute(kernels="xla"))
+  optimiser = make_optimiser(step.optim, step.steps, kernels="xla")
   compiled = compile_train_step(task, optimiser, mesh, step.seed)
   rows = batch_sharding(mesh)
   batch = batch_shapes(

@@ -150,18 +150,25 @@ def decay_mask(cfg: OptimConfig, params: Tree) -> Tree:
 # --- the optimiser: gradients -> direction to be scaled by the learning rate and subtracted ---
 
 
-def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-  """Adam's direction with bias corrections that are right to float32 rounding.
+def bias_corrections(count: jax.Array, b1: float, b2: float) -> tuple[jax.Array, jax.Array]:
+  """1 - b1**count and 1 - b2**count, f32[], right to float32 rounding.
 
-  `optax.scale_by_adam`, whose state this shares, takes 1 - 0.999**count in float32, which is off by
-  1e-5 in the first steps; PyTorch takes it in float64, and so a recorded step is met only this way.
+  `optax.scale_by_adam` takes 1 - 0.999**count in float32, which is off by 1e-5 in the first steps;
+  PyTorch takes it in float64, and so a recorded step is met only this way.
   """
+  first, second = (
+    -jnp.expm1(count * np.log(b)) if b else jnp.ones((), jnp.float32) for b in (b1, b2)
+  )
+  return first, second
+
+
+def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """Adam's direction; shares the state of `optax.scale_by_adam` (see `bias_corrections`)."""
 
   def update(grads: Tree, state: optax.ScaleByAdamState, params: Tree = None) -> tuple[Tree, Any]:
     del params
     count = state.count + 1
-    first = -jnp.expm1(count * np.log(b1)) if b1 else jnp.float32(1)
-    second = -jnp.expm1(count * np.log(b2)) if b2 else jnp.float32(1)
+    first, second = bias_corrections(count, b1, b2)
     mu = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
     nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
     scale = jnp.sqrt(second)
@@ -203,12 +210,14 @@ def _direction(cfg: OptimConfig, param_axes: ParamAxes = ()) -> optax.GradientTr
 class Optimiser:
   """A configured optimiser: `direction` maps gradients, `rate` maps the step to a learning rate.
 
-  Both work in float32, whatever the parameters are stored in.
+  Both work in float32, whatever the parameters are stored in. `kernels` is "auto" where AdamW may
+  use those of the CPU (see `update`), and "xla" where not.
   """
 
   cfg: OptimConfig
   direction: optax.GradientTransformation
   rate: Callable[[Any], Any]
+  kernels: str = "auto"
 
   def init(self, params: Tree, param_axes: ParamAxes) -> Tree:
     """The state of `direction` before the first step.
@@ -218,9 +227,9 @@ class Optimiser:
     return _direction(self.cfg, param_axes).init(widen(params))
 
 
-def make_optimiser(cfg: OptimConfig, steps: int) -> Optimiser:
-  """The optimiser of a run of `steps` steps."""
-  return Optimiser(cfg, _direction(cfg), learning_rate(cfg, steps))
+def make_optimiser(cfg: OptimConfig, steps: int, kernels: str = "auto") -> Optimiser:
+  """The optimiser of a run of `steps` steps; `kernels` as in `ComputeConfig`."""
+  return Optimiser(cfg, _direction(cfg), learning_rate(cfg, steps), kernels)
 
 
 def apply_direction(params: Tree, direction: Tree, lr: jax.Array) -> Tree:

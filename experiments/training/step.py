@@ -9,15 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.keys import stream_key
 from experiments.training.mesh import LOGICAL, batch_sharding
-from experiments.training.optim import Optimiser, apply_direction, update_ema
-from experiments.training.rounding import narrow, round_like, widen
+from experiments.training.optim import Optimiser
+from experiments.training.rounding import narrow, widen
 from experiments.training.state import TrainState, state_shardings
 from experiments.training.task import Batch, Metrics, Task, Tree
+from experiments.training.update import guarded_update, keep_unless
 
 
 def train_step(
@@ -42,39 +42,26 @@ def train_step(
   )
 
   lr = optimiser.rate(state.step)
-  # All that follows is in float32, whatever the parameters are stored in.
-  grads, wide = widen(grads), widen(state.params)
-  direction, opt_state = optimiser.direction.update(grads, state.opt_state, wide)
-  params = apply_direction(wide, direction, lr)
-  if cfg.params == "bfloat16":
-    params = round_like(params, state.params, stream_key(seed, "round", state.step))
-  ema = update_ema(state.ema, widen(params), cfg.ema) if cfg.ema else state.ema
-
-  grad_norm = optax.tree.norm(grads)
-  # A sound gradient can still give an unsound update, as when a square overflows.
-  good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-  good &= jnp.isfinite(optax.tree.norm(widen(params)))
-  good &= _all_finite(model_state)
-  params, opt_state, model_state, ema = jax.tree.map(
-    lambda new, old: jnp.where(good, new, old),
-    (params, opt_state, model_state, ema),
-    (state.params, state.opt_state, state.model_state, state.ema),
-  )
-  bad = 1 - good.astype(jnp.int32)
+  # A sound loss is no proof: a gradient or a statistic can overflow behind it.
+  sound = jnp.isfinite(loss) & _all_finite(model_state)
+  rounding_key = stream_key(seed, "round", state.step)
+  done = guarded_update(optimiser, state, grads, lr, sound, rounding_key)
+  model_state = keep_unless(done.good, model_state, state.model_state)
+  bad = 1 - done.good.astype(jnp.int32)
   new = TrainState(
     step=state.step + 1,
-    params=params,
+    params=done.params,
     model_state=model_state,
-    opt_state=opt_state,
-    ema=ema,
+    opt_state=done.opt_state,
+    ema=done.ema,
     skipped=state.skipped + bad,
     skipped_in_row=(state.skipped_in_row + 1) * bad,
   )
   own = {
     "loss": loss,
-    "grad_norm": grad_norm,
+    "grad_norm": done.grad_norm,
     "lr": lr,
-    "param_norm": optax.tree.norm(widen(params)),
+    "param_norm": done.param_norm,
     "skipped": new.skipped,
     "skipped_in_row": new.skipped_in_row,
   }

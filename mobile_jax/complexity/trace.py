@@ -16,8 +16,10 @@ from jax.extend import core
 
 # A rule says what is known of an equation's results from what is known of its operands.
 Rule = Callable[[core.JaxprEqn, list[Any]], list[Any]]
-# Compiled code of another make, whose work cannot be seen here.
+# Compiled code of another make, whose work cannot be seen here: calls by name, and by their suffix
+# this library's own primitives that stand for such a call.
 OPAQUE = ("ffi_call", "pallas_call", "pure_callback", "io_callback", "tpu_custom_call")
+OPAQUE_SUFFIX = "_native"
 
 
 class OpaqueProgram(ValueError):
@@ -48,7 +50,8 @@ def interpret(jaxpr: core.Jaxpr, values: Sequence[Any], rule: Rule) -> list[Any]
   """What is known of the results, from `values` of the inputs. None stands for nothing known.
 
   Equations that no result depends on are left out, as the compiler leaves them out.
-  Raises OpaqueProgram for a while loop of unknown length.
+  Raises OpaqueProgram for a kernel that cannot be looked into, whatever the rule, and for a while
+  loop of unknown length.
   """
   known: dict[core.Var, Any] = dict(zip(jaxpr.invars, values, strict=True))
 
@@ -78,6 +81,10 @@ def _needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
 
 def _step(eqn: core.JaxprEqn, values: list[Any], rule: Rule) -> list[Any]:
   name = eqn.primitive.name
+  if name in OPAQUE or name.endswith(OPAQUE_SUFFIX):
+    raise OpaqueProgram(
+      f"{name} cannot be counted; trace the plain form, with_compute(kernels='xla') in a config"
+    )
   if name == "cond":
     return interpret(_dearest(eqn), values[1:], rule)
   if name == "scan":
@@ -152,15 +159,8 @@ def static_macs(jaxpr: core.Jaxpr) -> int:
 
 
 def eqn_macs(eqn: core.JaxprEqn) -> int:
-  """Multiply-accumulates of a convolution or matrix product; 0 of anything else.
-
-  Raises OpaqueProgram for a kernel that cannot be looked into.
-  """
+  """Multiply-accumulates of a convolution or matrix product; 0 of anything else."""
   name = eqn.primitive.name
-  if name in OPAQUE:
-    raise OpaqueProgram(
-      f"{name} cannot be counted; trace the plain form, with_compute(kernels='xla') in a config"
-    )
   if name == "dot_general":
     ((contracted, _), _) = eqn.params["dimension_numbers"]
     per_output = math.prod(shape_of(eqn.invars[0])[i] for i in contracted)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
+from dasheng_jax.native.calls import no_derivative
 from mobile_jax.native import build
 
 ACTIVATIONS = {"none": 0, "relu": 1, "hardswish": 2}
@@ -257,7 +258,10 @@ def activation_number(name: str, known: dict[str, int] = ACTIVATIONS) -> int:
 
 
 def invoke(target: str, outputs, operands, **attributes: int):
-  """Checks what has a shape to check, replaces None by an empty operand, and calls."""
+  """Checks what has a shape to check, replaces None by an empty operand, and calls.
+
+  Differentiating the call raises NotImplementedError that names the way out.
+  """
   if not build.available():
     raise RuntimeError(f"{target} needs the native kernels: ask available() first")
   arrays = []
@@ -274,4 +278,14 @@ def invoke(target: str, outputs, operands, **attributes: int):
     arrays.append(value)
   results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in outputs]
   call = jax.ffi.ffi_call(target, results, vmap_method="sequential")
-  return call(*arrays, **{name: np.int64(value) for name, value in attributes.items()})
+  numbers = {name: np.int64(value) for name, value in attributes.items()}
+
+  @jax.custom_jvp
+  def run(*arrays):
+    return call(*arrays, **numbers)
+
+  @run.defjvp
+  def _(primals, tangents):
+    raise no_derivative(target, build.LIBRARY.switch)
+
+  return run(*arrays)

@@ -113,7 +113,7 @@ def _stem(x, kernel):
 
 def _stem_forward(x, kernel):
   x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-  return stem(x, kernel, jnp.zeros(kernel.shape[-1]), activation="none"), (x, kernel)
+  return stem(x, kernel, jnp.zeros(kernel.shape[-1:], jnp.float32), activation="none"), (x, kernel)
 
 
 def _stem_backward(saved, dy):
@@ -124,7 +124,7 @@ def _stem_backward(saved, dy):
   (dkernel,) = invoke("mobile_pointwise_kernel_gradient", [(9, c)], operands)
   # Hardly anybody asks for the gradient of the log-mel; what nobody asks for is not computed.
   places = pointwise(dy, kernel.reshape(9, c).T, None)
-  dx = jnp.zeros((x.shape[0], 2 * f2 + 1, 2 * t2 + 1))
+  dx = jnp.zeros((x.shape[0], 2 * f2 + 1, 2 * t2 + 1), jnp.float32)
   for i in range(9):
     row, column = divmod(i, 3)
     dx = dx.at[:, row : row + 2 * f2 : 2, column : column + 2 * t2 : 2].add(places[..., i])

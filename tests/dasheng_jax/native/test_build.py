@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 import dasheng_jax.native.kernels
 import mobile_jax.native.build
-from dasheng_jax.native import build
+from dasheng_jax.native import build, cache
 
 LIBRARIES = {
   "dasheng_jax": dasheng_jax.native.kernels.LIBRARY,
@@ -22,6 +23,8 @@ import sys
 import {0}.native
 assert "{0}.native.build" not in sys.modules and "{0}.native.kernels" not in sys.modules
 """
+ENTRY = 'extern "C" __attribute__((visibility("default"))) int {}() {{ return 0; }}\n'
+FAILS = "#!/bin/sh\n{}\nexit 1\n"
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -32,6 +35,57 @@ def library(request):
 def built(library):
   """Asked as if for the first time."""
   return build.Library.available.__wrapped__(library)
+
+
+class Toy:
+  """A library of one empty entry point, which compiles at once; JAX does not get to see it."""
+
+  def __init__(self, folder, monkeypatch):
+    for place, name, text in (
+      ("source", "ffi.cc", ENTRY.format("toy")),
+      ("source", "part.cc", "int part() { return 1; }\n"),
+    ):
+      (folder / place).mkdir(exist_ok=True)
+      (folder / place / name).write_text(text)
+    self.folder = folder
+    self.library = build.Library("toy", folder / "source", ("toy",))
+    self.cache = folder / "home" / "toy"
+    self.registered: list[str] = []
+    monkeypatch.setattr(build, "SHARED", ())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
+    monkeypatch.delenv("TOY_NATIVE", raising=False)
+    monkeypatch.setattr(
+      build.jax.ffi, "register_ffi_target", lambda name, *_, **__: self.registered.append(name)
+    )
+
+  def path(self):
+    """The only thing in the cache."""
+    (path,) = self.cache.iterdir()
+    return path
+
+  def compiler(self, name, script):
+    """A compiler that is a shell script."""
+    path = self.folder / name
+    path.write_text(script)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+  if not any(shutil.which(name) for name in build.COMPILERS):
+    pytest.skip("needs a C++ compiler")
+  return Toy(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def never_built(monkeypatch):
+  """What the cache has must do from here on."""
+
+  def stop():
+    monkeypatch.setattr(build, "_build", lambda *a: pytest.fail("must not be built again"))
+
+  return stop
 
 
 @pytest.mark.parametrize("package", LIBRARIES)
@@ -52,30 +106,74 @@ def test_every_target_is_an_entry_point(library):
   assert re.findall(r"^NATIVE_TARGET\((\w+), ", text, re.MULTILINE) == list(library.targets)
 
 
-@pytest.mark.slow
-def test_one_build_serves_everyone(library, tmp_path, monkeypatch):
-  if not any(shutil.which(name) for name in build.COMPILERS):
-    pytest.skip("needs a C++ compiler")
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  path = library.path()
-  assert list((tmp_path / library.package).iterdir()) == [path]  # nothing half-made is left
-  made = path.stat().st_mtime_ns
-  assert library.path() == path
-  assert path.stat().st_mtime_ns == made
+def test_one_build_serves_everyone(toy, monkeypatch, never_built):
+  assert built(toy.library)
+  path = toy.path()  # nothing half-made is left beside it
+  os.utime(path, (0, 0))
+  before = path.stat()
+  never_built()
+  assert built(toy.library)
+  after = toy.path().stat()
+  assert after.st_ino == before.st_ino
+  assert after.st_mtime > before.st_mtime  # so that it is kept as long as it is used
+  assert toy.registered == ["toy", "toy"]
+  (compiler, *_) = build._compilers()
+  assert toy.library._key(compiler) in path.name
   monkeypatch.setattr(build, "_processor", lambda: "another processor")
-  monkeypatch.setattr(build, "_build", lambda sources, compiler, flags, other: None)
-  assert library.path() != path
+  assert toy.library._key(compiler) not in path.name
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "text", "all but the end"])
+def test_a_damaged_library_is_made_anew(toy, left, monkeypatch, never_built):
+  """None is ever loaded: a cut-off one would end the process."""
+  built(toy.library)
+  path = toy.path()
+  whole = path.read_bytes()
+  parts = {"nothing": b"", "half": whole[: len(whole) // 2], "text": b"hello"}
+  path.write_bytes(parts.get(left, whole[:-40]))
+  loaded = []
+  monkeypatch.setattr(build, "_register", lambda path, targets: loaded.append(path.read_bytes()))
+  assert built(toy.library)
+  assert len(toy.path().read_bytes()) == len(whole)
+  assert loaded == [toy.path().read_bytes()]
+  never_built()
+  assert built(toy.library)
+
+
+def test_a_library_that_lacks_an_entry_point_is_made_anew(toy, never_built):
+  source = toy.library.folder / "ffi.cc"
+  right = source.read_text()
+  source.write_text(ENTRY.format("other"))
+  with pytest.raises(OSError, match="lacks an entry point"):
+    toy.library.load()
+  wrong = toy.path()
+  source.write_text(right)
+  # Whole by its digest, and under the key of the right sources.
+  key = toy.library._key(build._compilers()[0])
+  wrong.rename(toy.cache / cache._name(key, wrong))
+  assert built(toy.library)
+  assert toy.registered == ["toy"]
+  never_built()
+  assert built(toy.library)
+
+
+def test_an_entry_point_that_is_not_even_built_is_one_line(toy, caplog):
+  (toy.library.folder / "ffi.cc").write_text(ENTRY.format("other"))
+  assert not built(toy.library)
+  (record,) = caplog.records
+  assert "lacks an entry point" in record.getMessage()
+  assert not toy.registered
 
 
 def test_switched_off(library, monkeypatch):
   monkeypatch.setenv(library.switch, "0")
-  monkeypatch.setattr(build.Library, "path", lambda self: pytest.fail("nothing may be built"))
+  monkeypatch.setattr(build.Library, "load", lambda self: pytest.fail("nothing may be built"))
   assert not built(library)
 
 
 def test_a_failed_build_is_one_line_with_the_reason(library, tmp_path, monkeypatch, caplog):
   broken = tmp_path / "broken"
-  broken.write_text("#!/bin/sh\necho 'x.cc:1: error: no such thing' >&2\necho more >&2\nexit 1\n")
+  broken.write_text(FAILS.format("echo 'x.cc:1: error: no such thing' >&2\necho more >&2"))
   broken.chmod(0o755)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   monkeypatch.setenv(library.switch, "1")
@@ -90,9 +188,45 @@ def test_a_failed_build_is_one_line_with_the_reason(library, tmp_path, monkeypat
   assert not any((tmp_path / library.package).iterdir())
 
 
+def test_a_compiler_may_speak_any_encoding(toy, monkeypatch, caplog):
+  # The same in its version, which goes into the key.
+  script = FAILS.format("printf 'x.cc: error: \\377\\376 bad' | tee /dev/stderr")
+  monkeypatch.setattr(build, "COMPILERS", (toy.compiler("odd", script),))
+  assert not built(toy.library)
+  (record,) = caplog.records
+  assert "x.cc: error: \ufffd\ufffd bad" in record.getMessage()
+
+
+@pytest.mark.parametrize("script", [FAILS.format("echo 'x: error: broken' >&2"), "no script"])
+def test_the_next_compiler_takes_over(toy, script, monkeypatch, never_built):
+  broken = toy.compiler("broken", script)
+  monkeypatch.setattr(build, "COMPILERS", (broken, *build.COMPILERS))
+  assert built(toy.library)
+  never_built()  # nor is the broken one asked again
+  assert built(toy.library)
+
+
+def test_of_several_broken_compilers_the_first_is_named(toy, monkeypatch, caplog):
+  broken = [toy.compiler(n, FAILS.format(f"echo 'error: of {n}' >&2")) for n in ("one", "two")]
+  monkeypatch.setattr(build, "COMPILERS", tuple(broken))
+  assert not built(toy.library)
+  (record,) = caplog.records
+  assert "error: of one" in record.getMessage()
+  assert "error: of two" not in record.getMessage()
+
+
 def test_no_compiler_is_named(library, monkeypatch, caplog):
   monkeypatch.setenv(library.switch, "1")
   monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
   with caplog.at_level(logging.WARNING, library.package):
     assert not built(library)
   assert "none of no-such-compiler is installed" in caplog.text
+
+
+def test_a_build_sweeps_the_cache(toy, monkeypatch):
+  swept = []
+  monkeypatch.setattr(cache, "sweep", lambda folder, now: swept.append((folder, now)))
+  built(toy.library)
+  assert swept == [(toy.cache, toy.path().stat().st_mtime)]
+  built(toy.library)
+  assert len(swept) == 1

@@ -9,7 +9,7 @@ import pytest
 
 from dasheng_jax import native
 from dasheng_jax.attention import attend
-from dasheng_jax.blocks import Block
+from dasheng_jax.blocks import Block, BlockStack
 from dasheng_jax.config import ComputeConfig
 from dasheng_jax.native import kernels
 
@@ -122,10 +122,46 @@ def test_what_is_not_a_number_is_seen(draw):
   assert out[1].all()
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7F800001, 0xFFFFFFFF])
+def test_every_kind_of_nan_is_seen(draw, bits):
+  qkv = np.array(draw(1, 20, 3, 1, 16))
+  qkv.view(np.uint32)[0, 4, 1, 0, 2] = bits
+  assert np.isnan(native.attention(jnp.asarray(qkv))).all()
+
+
+def test_what_the_mask_leaves_out_gets_no_gradient(draw):
+  """Of its own, that is, even where the others' is not finite: as where XLA selects."""
+  keep = jnp.asarray([[True] * 12 + [False] * 8])
+  dy = draw(1, 20, 1, 16).at[0, 3, 0, 0].set(jnp.inf)
+  qkv = draw(1, 20, 3, 1, 16)
+  _, backward = jax.vjp(lambda qkv: native.attention(qkv, keep), qkv)
+  keys = np.asarray(backward(dy)[0])[0, :, 1]
+  assert np.isnan(keys[:12]).any()
+  assert not np.isnan(keys[12:]).any()
+
+
 def test_mapped_and_evaluated_at_once(draw):
   x, kernel, bias = draw(3, 2, 5, 32), draw(32, 48), draw(48)
   got = jax.vmap(native.dense, in_axes=(0, None, None))(x, kernel, bias)
   close(got, jnp.stack([plain_dense(one, kernel, bias) for one in x]))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_products_are_kept_where_they_should(draw, scan):
+  """Products and attentions of a program with the gradients of one block, by remat policy."""
+  x = draw(1, 4, 256)
+  counts = {}
+  for remat in ("none", "block", "dots"):
+    compute = ComputeConfig(remat=remat, scan=scan)
+    stack = BlockStack(1, 4, 2.0, compute, jax.nn.initializers.xavier_uniform())
+    variables = jax.eval_shape(stack.init, jax.random.key(0), x)
+    loss = jax.grad(lambda v, x, stack=stack: stack.apply(v, x).sum())
+    text = str(jax.make_jaxpr(loss)(variables, x))
+    counts[remat] = [
+      text.count(f"target={name}\n") for name in ("dasheng_product", "dasheng_attention")
+    ]
+  # Four forwards, four backwards. "block" makes the first three again: nobody reads the last.
+  assert counts == {"none": [8, 1], "block": [11, 2], "dots": [8, 2]}
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -147,7 +183,7 @@ def test_a_block_is_the_same(draw, masked):
 def test_what_is_handed_over(draw):
   x = draw(1, 4, 256)
   assert native.takes(x, 256, 64)
-  assert not native.takes(x, 64)  # narrower than kernels.LEAST_WIDTH
+  assert not native.takes(x[..., :64], 64, 256)  # an MLP in a stack below kernels.LEAST_WIDTH
   assert not native.takes(x, 260)
   assert not native.takes(x.astype(jnp.bfloat16), 256)
   with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mobile_jax.native.build import LIBRARY
 from tests.mobile_jax.native import reference
 from tests.mobile_jax.native.reference import close
 
@@ -43,6 +44,41 @@ def test_stem_convolution(kernels, draw, f, t, c):
       want_dkernel[i, j] = (padded[:, *rows][..., None] * dy).sum((0, 1, 2))
   close(dx, want_dx[:, 1 : f + 1, 1 : t + 1])
   close(dkernel, want_dkernel, 1e-5)
+
+
+def test_gradients_stay_float32_where_float64_is_the_default(kernels, draw):
+  """Every kernel with gradients, traced as under `jax_enable_x64`."""
+  x, c = draw(2, 8, 9, 16), draw(16)
+  with jax.enable_x64(True):
+    cases = [
+      (kernels.stem_convolution, (x[..., 0], draw(3, 3, 16))),
+      (kernels.multiply, (x, draw(16, 24))),
+      (kernels.depthwise, (x, draw(3, 3, 16))),
+      (lambda *a: kernels.normalise(*a, 1e-3, "relu")[0], (x, c, c)),
+      (lambda *a: kernels.normalised_depthwise(*a, 1e-3, "relu")[0], (x, c, c, draw(3, 3, 16))),
+    ]
+    for function, operands in cases:
+      y, pullback = jax.vjp(function, *operands)
+      assert {a.dtype.name for a in (y, *pullback(jnp.ones_like(y)))} == {"float32"}
+
+
+@pytest.mark.parametrize("name", ["multiply", "pointwise"])
+def test_a_derivative_that_is_not_there_names_the_way_out(kernels, name):
+  """Of a gradient, and of an inference kernel."""
+  x, kernel = jnp.ones((1, 2, 3, 8)), jnp.ones((8, 8))
+
+  def once(x):
+    y = kernels.multiply(x, kernel) if name == "multiply" else kernels.pointwise(x, kernel, None)
+    return jnp.sum(y * y)
+
+  target = once if name == "pointwise" else lambda x: jnp.sum(jax.grad(once)(x))
+  with pytest.raises(NotImplementedError) as problem:
+    jax.grad(target)(x)
+  message = str(problem.value)
+  assert message.startswith("mobile_pointwise has no derivative")
+  assert "kernels='xla'" in message
+  assert f"{LIBRARY.switch}=0" in message
+  assert "\n" not in message
 
 
 def plain(x, scale, bias, eps, activation):

@@ -28,7 +28,16 @@ SHARD_WINDOW = 256
 
 _ROUNDS = 8
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_STREAMS = {"global": 1, "mix": 2, "shard": 3, "window": 4, "crop": 5, "substitute": 6, "write": 7}
+_STREAMS = {
+  "global": 1,
+  "mix": 2,
+  "shard": 3,
+  "window": 4,
+  "crop": 5,
+  "substitute": 6,
+  "write": 7,
+  "importance": 8,
+}
 
 
 class Rows(NamedTuple):

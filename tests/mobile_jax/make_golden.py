@@ -1,4 +1,4 @@
-"""Writes tests/golden/mobile_{mn01,dymn01,units}.npz from the complete fixtures.
+"""Writes tests/golden/mobile_{mn01,dymn01,units,training}.npz from the complete fixtures.
 
     python -m tests.mobile_jax.make_golden ../shared/fixtures/mobile
 
@@ -37,6 +37,8 @@ def main(source: pathlib.Path) -> None:
   picked = {k: units[k] for k in units if k.split("/")[0] in UNITS}
   picked |= {k: training[k] for k in training if k.startswith("temperature/")}
   np.savez_compressed(GOLDEN / "mobile_units.npz", **picked)
+  rest = {k: training[k] for k in training if not k.startswith(("steps/", "temperature/"))}
+  np.savez_compressed(GOLDEN / "mobile_training.npz", **rest)
 
 
 if __name__ == "__main__":

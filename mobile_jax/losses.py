@@ -1,0 +1,84 @@
+"""Losses of tagging and scene training, one value per clip.
+
+A clip's value is the mean over its classes. The mean over clips is left to the caller, who knows
+which rows are padding and how microbatches weigh. `share` and `partner` describe a mixed clip: this
+share of itself, the rest of row `partner` (`pipelines.mixing`).
+
+Source: reference text of MN and DyMN, sections 10.1 and 10.3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# What becomes of the distillation term of a clip that was mixed with one the teacher does not know.
+# "drop": the term is dropped, as that of an unknown clip is. "as_given": the partner's row is
+# believed, whatever the array holds there (the released code reads the array's last row).
+Partner = Literal["drop", "as_given"]
+
+
+def binary_cross_entropy(
+  logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, "b k"]:
+  """-t log s(x) - (1 - t) log(1 - s(x)), s the logistic function, without overflow."""
+  return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def tag_loss(
+  logits: Float[Array, "b k"],
+  targets: Float[Array, "b k"],
+  counted: Float[Array, "b k"] | None = None,
+) -> Float[Array, " b"]:
+  """Binary cross entropy; `counted` (OpenMIC's mask) is 0 at classes that nobody has judged.
+
+  Those still count in the number of classes that is divided by, as released.
+  """
+  values = binary_cross_entropy(logits, targets)
+  return jnp.mean(values if counted is None else values * counted, axis=1)
+
+
+def class_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
+  """Cross entropy against probabilities, which a mixture of labels is."""
+  return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=1), axis=1)
+
+
+def soft_tag_loss(
+  logits: Float[Array, "b k"],
+  teacher_logits: Float[Array, "b k"],
+  known: Bool[Array, " b"],
+  share: Float[Array, " b"],
+  partner: Int[Array, " b"],
+  *,
+  temperature: float = 1.0,
+  unknown_partner: Partner = "drop",
+) -> Float[Array, " b"]:
+  """Distillation: cross entropy against s(teacher / temperature), mixed as the clips were.
+
+  0 for clips the teacher does not know; a mean over all clips still divides by all of them, as
+  released. Rows of unknown clips may hold anything, NaN included.
+  """
+  believed = known | (unknown_partner == "as_given")
+  targets = jax.nn.sigmoid(jnp.where(believed[:, None], teacher_logits, 0.0) / temperature)
+  # The loss is linear in its targets, so that mixing these is mixing the two terms.
+  part = share[:, None]
+  targets = part * targets + (1 - part) * targets[partner]
+  values = jnp.mean(binary_cross_entropy(logits, targets), axis=1)
+  used = known & (believed[partner] | (share == 1))
+  return jnp.where(used, values, 0.0)
+
+
+def distilled(
+  label: Float[Array, " b"], soft: Float[Array, " b"], label_weight: float
+) -> Float[Array, " b"]:
+  """label_weight of the label's term and the rest of the teacher's; 0 means labels alone.
+
+  0 as released, where it switches distillation off and does not mean pure distillation. Tiny
+  weights are not 0 and do.
+  """
+  if not 0 <= label_weight <= 1:
+    raise ValueError(f"label_weight is {label_weight}; it must be from 0 (labels alone) to 1")
+  return label_weight * label + (1 - label_weight) * soft if label_weight else label

@@ -114,8 +114,8 @@ class ComputeConfig:
   remat: Literal["none", "block", "dots"] = "none"
   # "xla" is plain products and softmax; "cudnn" is the fused kernel of NVIDIA GPUs (bfloat16 only).
   attention: Literal["xla", "cudnn"] = "xla"
-  # "auto" takes the C++ kernels of `dasheng_jax.native` for float32 on one CPU device where a
-  # compiler is at hand; they have no forward-mode derivative.
+  # "auto" takes the C++ kernels of `dasheng_jax.native` on one CPU device where a compiler is at
+  # hand: layers in float32, and AdamW on float32 parameters. Derivatives are of reverse mode, once.
   kernels: Literal["auto", "xla"] = "auto"
 
   def __post_init__(self):

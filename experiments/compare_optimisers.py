@@ -171,7 +171,7 @@ def _train(
   name: str,
 ) -> Trained:
   task, mesh = dasheng_task(cfg.model), make_mesh(devices=jax.devices()[:1])
-  optimiser = make_optimiser(cfg.optim, steps)
+  optimiser = make_optimiser(cfg.optim, steps, cfg.model.compute.kernels)
   rows, losses, seconds = cfg.loop.batch_size, [], []
   with jax.set_mesh(mesh):
     state = init_state(task, optimiser, mesh, seed)

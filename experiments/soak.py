@@ -204,8 +204,12 @@ class Watcher:
       self.error = error
     finally:
       if not self._stop.is_set():
+        # Where the training loop listens it takes the signal, and the next one is someone else's.
+        ours = signal.getsignal(signal.SIGTERM) == self._on_sigterm
         self._sent = True
         os.kill(os.getpid(), signal.SIGTERM)  # as a scheduler would: the run saves and ends
+        if not ours:
+          self._sent = False
 
   def _sample(self) -> bool:
     """Takes samples; True when the time is up, False where the run ended before."""
@@ -220,25 +224,33 @@ class Watcher:
         return False
     return True
 
-  def _take(self, number: int, frame: FrameType | None) -> None:
+  def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
     """Takes a SIGTERM that comes before the run listens to signals, or after it has ended."""
     del frame
     if self._sent:
       self._sent = False
-      self.check()  # else the time is up, and the run has ended by itself at the same moment
+      if not self._stop.is_set():  # else the run has ended by itself at the same moment
+        self.check()
       return
     signal.signal(number, self._before)
     signal.raise_signal(number)
 
   def __enter__(self) -> Watcher:
-    self._before = signal.signal(signal.SIGTERM, self._take)
-    self._thread.start()
+    self._before = signal.signal(signal.SIGTERM, self._on_sigterm)
+    try:
+      self._thread.start()
+    except BaseException:  # a watcher that fails at once: nothing calls __exit__ then
+      self._stop.set()
+      signal.signal(signal.SIGTERM, self._before)
+      raise
     return self
 
   def __exit__(self, *exception: object) -> None:
-    self._stop.set()
-    self._thread.join()
-    signal.signal(signal.SIGTERM, self._before)
+    try:
+      self._stop.set()
+      self._thread.join()
+    finally:  # another signal may raise here
+      signal.signal(signal.SIGTERM, self._before)
 
 
 def take_sample(seconds: float) -> Sample:

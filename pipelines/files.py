@@ -1,10 +1,12 @@
 """Files by path or URL: listing, brace lists, stat, and reads of a byte range.
 
 Local paths use the operating system. A path with a scheme ("gs://...") goes through TensorFlow's
-file systems, imported when the first such path is met.
+file systems, imported when the first such path is met; what these cannot do is an OSError too.
 """
 
+import contextlib
 import difflib
+import errno
 import functools
 import glob
 import io
@@ -13,6 +15,7 @@ import re
 import stat as modes
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pipelines import crew
@@ -70,7 +73,8 @@ def expand(pattern: str) -> list[str]:
   paths = []
   for name in _expand_braces(pattern):
     if any(c in name for c in "*?["):
-      found = _gfile().glob(name) if is_remote(name) else glob.glob(name, recursive=True)
+      with _os_errors(name):
+        found = _gfile().glob(name) if is_remote(name) else glob.glob(name, recursive=True)
       paths += sorted(found)
     else:
       paths.append(name)
@@ -124,25 +128,27 @@ def strange(mode: int) -> str:
 
 def is_dir(path: str) -> bool:
   """Whether a folder is there."""
-  return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
+  with _os_errors(path):
+    return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
   """Whether a file or folder is there."""
-  return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+  with _os_errors(path):
+    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def list_dir(path: str) -> list[str]:
   """Names in a folder, sorted."""
-  return sorted(
-    n.rstrip("/") for n in (_gfile().listdir(path) if is_remote(path) else os.listdir(path))
-  )
+  with _os_errors(path):
+    names = _gfile().listdir(path) if is_remote(path) else os.listdir(path)
+  return sorted(n.rstrip("/") for n in names)
 
 
 def open_binary(path: str) -> BinaryFile:
   """A seekable binary file, for one thread; BadAudio for a pipe, a device and the like."""
   if is_remote(path):
-    return _gfile().GFile(path, "rb")
+    return _RemoteFile(path)
   return os.fdopen(open_handle(path), "rb")
 
 
@@ -276,12 +282,9 @@ def _block(path: str, number: int) -> bytes:
     if key in _blocks:
       _blocks.move_to_end(key)
       return _blocks[key]
-  try:
-    with _gfile().GFile(path, "rb") as file:
-      file.seek(number * _BLOCK)
-      data = file.read(_BLOCK)
-  except Exception as error:
-    raise BadAudio(f"{path} cannot be read: {_one_line(error)}") from None
+  with open_binary(path) as file:
+    file.seek(number * _BLOCK)
+    data = file.read(_BLOCK)
   crew.alive()
   with _block_lock:
     _blocks[key] = data
@@ -290,13 +293,62 @@ def _block(path: str, number: int) -> bytes:
   return data
 
 
-@functools.cache
+class _RemoteFile:
+  """A file of TensorFlow's whose errors are OSErrors; it is opened by the first read."""
+
+  def __init__(self, path: str):
+    self._path = path
+    with _os_errors(path):
+      self._file = _gfile().GFile(path, "rb")
+
+  def seek(self, offset: int, whence: int = 0) -> None:
+    with _os_errors(self._path):
+      self._file.seek(offset, whence)
+
+  def tell(self) -> int:
+    with _os_errors(self._path):
+      return self._file.tell()
+
+  def read(self, size: int = -1) -> bytes:
+    with _os_errors(self._path):
+      return self._file.read(size)
+
+  def seekable(self) -> bool:  # zipfile asks
+    return True
+
+  def __enter__(self) -> "_RemoteFile":
+    return self
+
+  def __exit__(self, *exc) -> None:
+    with _os_errors(self._path):
+      self._file.close()
+
+
+@contextlib.contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+  """Turns TensorFlow's errors on a remote path, which are of no kind of Python's, into OSErrors."""
+  if not is_remote(path):
+    yield
+    return
+  failures = _tensorflow().errors
+  try:
+    yield
+  except failures.OpError as error:
+    absent = isinstance(error, failures.NotFoundError)  # then Python makes it FileNotFoundError
+    raise OSError(errno.ENOENT if absent else errno.EIO, _one_line(error), path) from None
+
+
 def _gfile():
+  return _tensorflow().io.gfile
+
+
+@functools.cache
+def _tensorflow():
   try:
     import tensorflow as tf
   except ImportError:
     raise DataError("remote paths need TensorFlow: pip install tensorflow-cpu") from None
-  return tf.io.gfile
+  return tf
 
 
 def _one_line(error: Exception) -> str:

@@ -36,17 +36,9 @@ inline void step(const Constants& c, Vectors& x) {
   x.params -= c.rate * direction;
 }
 
-// Lanes that are not there take no part in sums: with a square of 1, their update is 0.
 inline Vectors load_all(const AdamW& u, int64_t at, int n) {
-  if (n >= kLanes) {
-    return {load(u.params + at), load(u.mean + at), load(u.square + at), load(u.gradient + at)};
-  }
-  Vectors x{Vec{}, Vec{}, splat(1.0f), Vec{}};
-  std::memcpy(&x.params, u.params + at, n * sizeof(float));
-  std::memcpy(&x.mean, u.mean + at, n * sizeof(float));
-  std::memcpy(&x.square, u.square + at, n * sizeof(float));
-  std::memcpy(&x.gradient, u.gradient + at, n * sizeof(float));
-  return x;
+  return {load_upto(u.params + at, n), load_upto(u.mean + at, n), load_upto(u.square + at, n),
+          load_upto(u.gradient + at, n)};
 }
 
 inline double across(Vec x) {
@@ -65,10 +57,12 @@ Sums chunk_sums(const AdamW& update, const Constants& constants, int64_t from, i
     const int64_t end = std::min(to, at + kSummed);
     Vec gradient{}, after{}, before{};
     for (; at < end; at += kLanes) {
-      Vectors x = load_all(update, at, static_cast<int>(std::min<int64_t>(kLanes, end - at)));
+      const int n = static_cast<int>(std::min<int64_t>(kLanes, end - at));
+      Vectors x = load_all(update, at, n);
       gradient += x.gradient * x.gradient;
       before += x.params * x.params;
       step(constants, x);
+      for (int i = n; i < kLanes; ++i) x.params[i] = 0;  // lanes behind the end: 0 / 0 where eps is 0
       after += x.params * x.params;
     }
     at = end;

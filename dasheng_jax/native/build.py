@@ -15,9 +15,9 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ FLAGS = (
   "-fno-trapping-math", "-w",
 )  # fmt: skip
 TIMEOUT_SECONDS = 120.0
+NEEDS = "they need a C++17 compiler"
 # Compilers quote paths and sources in whatever encoding these have.
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
 
@@ -63,20 +64,22 @@ class Library:
   def available(self) -> bool:
     """True when the kernels are loaded, or could be built and loaded just now.
 
-    False where the switch is 0, when the default backend is not the CPU, or when the build failed;
-    the last is logged once, with the reason, and is final for the process. The first call in a
-    fresh cache takes the seconds that compiling takes.
+    False where the switch is 0, when the default backend is not the CPU, or when building or
+    loading failed; the last is logged once, with the reason, and is final for the process. The
+    first call in a fresh cache takes the seconds that compiling takes.
     """
     if os.environ.get(self.switch, "1") == "0" or jax.default_backend() != "cpu":
       return False
     try:
       self.load()
-    except (OSError, RuntimeError, subprocess.SubprocessError) as problem:
+    except (OSError, RuntimeError) as problem:
       reason = " ".join(str(problem).split())[:300]
+      # Compilers fail with a RuntimeError; an OSError is about the file or its folder.
+      hint = "XDG_CACHE_HOME moves the cache" if isinstance(problem, OSError) else NEEDS
       logging.getLogger(self.package).warning(
-        "no native kernels, XLA does their work: %s (they need a C++17 compiler; %s=0 silences "
-        "this)",
+        "no native kernels, XLA does their work: %s (%s; %s=0 silences this)",
         reason,
+        hint,
         self.switch,
       )
       return False
@@ -85,59 +88,54 @@ class Library:
   def load(self) -> None:
     """Registers the kernels, of the library in the cache or of one that is built now.
 
-    Raises RuntimeError, OSError or subprocess.TimeoutExpired with the reason if it cannot be built
-    or loaded.
+    A whole library that does not load stays where it is, and none is built in its place: its key
+    covers all that goes into it, so a new one would be no better, and the fault may be this
+    process's alone (a limit reached, a home mounted noexec) while others use the file.
+
+    Raises RuntimeError if none can be built, OSError if the cache or the library is of no use.
     """
-    compilers = _compilers()
-    for path in self._kept(compilers):
+    folder = cache.cache_folder(self.package)
+    keys: dict[str, str] = {}
+    problems: dict[str, Exception] = {}
+    not_loaded: list[OSError] = []
+    for compiler in (compilers := _compilers()):
       try:
-        _register(path, self.targets)
-      except OSError:
-        # Whole and of no use, as when it was linked against another machine's system libraries.
-        cache.remove(path)
+        keys[compiler] = self._key(compiler)
+      except (OSError, RuntimeError) as problem:
+        problems[compiler] = problem  # and it is not asked again: that may take long
         continue
-      cache.mark_used(path)
+      for path in cache.find(folder, keys[compiler]):
+        try:
+          _register(path, self.targets)
+        except OSError as problem:
+          not_loaded.append(problem)
+          continue
+        cache.mark_used(path)
+        return
+    if not_loaded:
+      raise not_loaded[0]
+    for compiler, key in keys.items():
+      try:
+        path = _build(self.sources(), compiler, folder, key)
+      except (OSError, RuntimeError) as problem:
+        problems[compiler] = problem
+        continue
+      with contextlib.suppress(OSError):
+        cache.sweep(folder, now=path.stat().st_mtime)
+      _register(path, self.targets)
       return
-    _register(self._built(compilers), self.targets)
+    raise problems[compilers[0]]
 
   def sources(self) -> list[pathlib.Path]:
     """Own and shared ones, headers included."""
     own = [*self.folder.glob("*.cc"), *self.folder.glob("*.h")]
     return sorted({*own, *(TOOLBOX / name for name in SHARED)})
 
-  def _kept(self, compilers: Sequence[str]) -> Iterator[pathlib.Path]:
-    """The libraries in the cache that one of these compilers made for this machine."""
-    for compiler in compilers:
-      try:
-        key = self._key(compiler)
-      except OSError:
-        continue  # what cannot be started has made none
-      yield from cache.find(cache.cache_folder(self.package), key)
-
-  def _built(self, compilers: Sequence[str]) -> pathlib.Path:
-    """A library made by the first compiler that works; if none does, the first one's error."""
-    problems: list[Exception] = []
-    folder = cache.cache_folder(self.package)
-    for compiler in compilers:
-      try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = _build(self.sources(), compiler, folder, self._key(compiler))
-      except (OSError, RuntimeError) as problem:
-        problems.append(problem)
-        continue
-      with contextlib.suppress(OSError):
-        cache.sweep(folder, now=path.stat().st_mtime)
-      return path
-    raise problems[0]
-
   def _key(self, compiler: str) -> str:
     digest = hashlib.sha256()
     for path in self.sources():
       digest.update(path.name.encode() + path.read_bytes())
-    version = subprocess.run(
-      [compiler, "--version"], capture_output=True, timeout=TIMEOUT_SECONDS, **TEXT
-    ).stdout
-    for text in (*_flags(), version, _processor(), jaxlib.__version__):
+    for text in (*_flags(), _version(compiler), _processor(), jaxlib.__version__):
       digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:24]
 
@@ -151,6 +149,20 @@ def _compilers() -> list[str]:
   if not found:
     raise RuntimeError(f"none of {', '.join(COMPILERS)} is installed")
   return found
+
+
+def _version(compiler: str) -> str:
+  command = [compiler, "--version"]
+  try:
+    return subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, **TEXT).stdout
+  except subprocess.TimeoutExpired:
+    raise _too_slow(compiler) from None
+  except OSError as problem:
+    raise RuntimeError(f"the C++ compiler {compiler} cannot be started: {problem}") from None
+
+
+def _too_slow(compiler: str) -> RuntimeError:
+  return RuntimeError(f"the C++ compiler {compiler} took more than {TIMEOUT_SECONDS:g} s")
 
 
 def _flags() -> tuple[str, ...]:
@@ -170,6 +182,7 @@ def _processor() -> str:
 def _build(
   sources: list[pathlib.Path], compiler: str, folder: pathlib.Path, key: str
 ) -> pathlib.Path:
+  folder.mkdir(parents=True, exist_ok=True)
   # Made beside its place and moved there whole: of two processes that build at once, both succeed.
   with tempfile.TemporaryDirectory(dir=folder, prefix=cache.BUILD) as name:
     work = pathlib.Path(name)
@@ -192,26 +205,32 @@ def _build(
 
 def _run_all(commands: list[list[str]]) -> None:
   """Runs compilers side by side; RuntimeError with what the first that fails says."""
-  running = [
-    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **TEXT)
-    for command in commands
-  ]
+  name = commands[0][0]
+  streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+  # Compilers start others, which hold the pipe too: each gets a group, to be killed as a whole.
+  running = [subprocess.Popen(c, start_new_session=True, **streams, **TEXT) for c in commands]
   try:
     for process in running:
       _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
       if process.returncode != 0:
         first = next((line for line in errors.splitlines() if "error" in line), errors)
-        raise RuntimeError(f"the C++ compiler {commands[0][0]} failed: {first}")
+        raise RuntimeError(f"the C++ compiler {name} failed: {first}")
+  except subprocess.TimeoutExpired:
+    raise _too_slow(name) from None
   finally:
     for process in running:
-      if process.poll() is None:
-        process.kill()
-        process.communicate()
+      with process:  # closes the pipe and waits
+        if process.poll() is None:
+          with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _register(path: pathlib.Path, targets: tuple[str, ...]) -> None:
   """OSError where the library cannot be loaded or lacks a target; then nothing is registered."""
-  library = ctypes.CDLL(str(path))
+  try:
+    library = ctypes.CDLL(str(path))
+  except OSError as problem:
+    raise OSError(f"the library cannot be loaded: {problem}") from None
   try:
     handlers = {target: getattr(library, target) for target in targets}
   except AttributeError as problem:

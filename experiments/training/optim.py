@@ -211,7 +211,7 @@ class Optimiser:
   """A configured optimiser: `direction` maps gradients, `rate` maps the step to a learning rate.
 
   Both work in float32, whatever the parameters are stored in. `kernels` is "auto" where AdamW may
-  use those of the CPU (see `update`), and "xla" where not.
+  use those of the CPU (see `update`), and "xla" where not; it is the model's, where that has one.
   """
 
   cfg: OptimConfig

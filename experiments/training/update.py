@@ -1,8 +1,9 @@
 """The guarded update: what a gradient does to the state, unless something in it is not finite.
 
 Two ways to the same numbers. On meshes, GPUs and TPUs XLA does it all. On one CPU device, where its
-loop for each result is bound by memory, AdamW in float32 runs through `dasheng_jax.native`: a pass
-that finds out whether the update may happen, and one that makes it, in place.
+loop for each result is bound by memory, AdamW on float32 parameters runs through
+`dasheng_jax.native`: a pass that finds out whether the update may happen, and one that makes it, in
+place.
 """
 
 from __future__ import annotations
@@ -80,7 +81,14 @@ def keep_unless(good: jax.Array, new: Tree, old: Tree) -> Tree:
   return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
 
 
-def _by_xla(optimiser, state, grads, lr, sound, rounding_key) -> Updated:
+def _by_xla(
+  optimiser: Optimiser,
+  state: TrainState,
+  grads: Tree,
+  lr: jax.Array,
+  sound: jax.Array,
+  rounding_key: jax.Array,
+) -> Updated:
   cfg, wide = optimiser.cfg, widen(state.params)
   direction, opt_state = optimiser.direction.update(grads, state.opt_state, wide)
   params = apply_direction(wide, direction, lr)
@@ -98,18 +106,24 @@ def _by_xla(optimiser, state, grads, lr, sound, rounding_key) -> Updated:
 
 def _takes_in_place(optimiser: Optimiser, params: Tree, grads: Tree) -> bool:
   cfg = optimiser.cfg
-  leaves = jax.tree.leaves((params, grads))
   return (
     optimiser.kernels == "auto"
     and cfg.name == "adamw"
     and not cfg.clip_norm
-    and all(x.dtype == jnp.float32 for x in leaves)  # of kernels in bfloat16 none
-    and sum(x.size for x in leaves) >= 2 * LEAST_PARAMETERS
+    and all(x.dtype == jnp.float32 for x in jax.tree.leaves((params, grads)))
+    and sum(x.size for x in jax.tree.leaves(params)) >= LEAST_PARAMETERS
     and native.on_one_cpu()
   )
 
 
-def _in_place(optimiser, state, grads, lr, sound, rounding_key) -> Updated:
+def _in_place(
+  optimiser: Optimiser,
+  state: TrainState,
+  grads: Tree,
+  lr: jax.Array,
+  sound: jax.Array,
+  rounding_key: jax.Array,
+) -> Updated:
   del rounding_key  # nothing is rounded
   cfg = optimiser.cfg
   (adam,) = (x for x in _adam_states(state.opt_state) if _is_adam(x))

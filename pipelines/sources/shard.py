@@ -137,9 +137,9 @@ def load_sidecar(path: str, size: int) -> dict[str, Column] | None:
 def _read_sidecar(path: str) -> tuple[dict[str, Column] | None, int]:
   """The index beside a shard as it is, and the size of the shard that it was made for."""
   sidecar = path + SIDECAR
-  if not files.exists(sidecar):
-    return None, -1
   try:
+    if not files.exists(sidecar):
+      return None, -1
     with files.open_binary(sidecar) as file:
       table = columns.load(file)
   except (OSError, BadAudio):

@@ -27,8 +27,11 @@ def strays():
   """Signals that nobody took; without this they would end the tests."""
   found = []
   before = signal.signal(signal.SIGTERM, lambda number, frame: found.append(number))
+  mine = signal.getsignal(signal.SIGTERM)
   yield found
+  left = signal.getsignal(signal.SIGTERM)
   signal.signal(signal.SIGTERM, before)
+  assert left is mine, "the handler of before was not put back"
 
 
 def as_run(monkeypatch, run):
@@ -107,6 +110,60 @@ def test_a_signal_of_someone_else_counts(cfg, monkeypatch, strays):
     return 4
 
   as_run(monkeypatch, starting)
+  with pytest.raises(RunError, match="exit code 4"):
+    soak.main(cfg)
+  assert strays == [signal.SIGTERM]
+
+
+def test_a_watcher_that_fails_as_the_run_ends(cfg, monkeypatch, strays):
+  failed, real = threading.Event(), os.kill
+
+  def kill(process, number):
+    failed.set()
+    time.sleep(0.2)  # meanwhile the run comes to its end
+    real(process, number)
+
+  def ending(config):
+    assert failed.wait(SECONDS)
+    return 3
+
+  monkeypatch.setattr(soak.Watcher, "_sample", lambda self: 1 / 0)
+  monkeypatch.setattr(soak.os, "kill", kill)
+  as_run(monkeypatch, ending)
+  with pytest.raises(RunError, match="could not be watched: ZeroDivisionError"):
+    soak.main(cfg)
+  assert not strays  # and the handler of before is back: see there
+
+
+def test_an_interrupt_as_the_run_ends_puts_the_handler_back(cfg, monkeypatch, strays):
+  real = threading.Thread.join
+
+  def join(self, timeout=None):
+    real(self, timeout)
+    if self.name == "soak":
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(threading.Thread, "join", join)
+  as_run(monkeypatch, lambda config: 3)
+  with pytest.raises(KeyboardInterrupt):
+    soak.main(cfg)
+  assert not strays
+
+
+def test_a_signal_of_someone_else_during_the_last_save_counts(cfg, monkeypatch, strays):
+  def saving(config):
+    with loop._signals() as stop:
+      begin(config)
+      until = time.monotonic() + SECONDS
+      while stop.number is None and time.monotonic() < until:
+        time.sleep(0.01)
+      assert stop.number == signal.SIGTERM  # the watcher's own
+      time.sleep(0.1)
+      os.kill(os.getpid(), signal.SIGTERM)  # the scheduler's, while the run saves
+      time.sleep(0.05)
+    return 4
+
+  as_run(monkeypatch, saving)
   with pytest.raises(RunError, match="exit code 4"):
     soak.main(cfg)
   assert strays == [signal.SIGTERM]

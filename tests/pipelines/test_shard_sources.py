@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines import DataConfig, DataError, open_dataset
+from pipelines import DataConfig, DataError, files, open_dataset
 from pipelines.crc32c import crc32c, masked_crc32c
+from pipelines.errors import BadAudio
 from pipelines.shard_files import serialize_example
 from pipelines.shards import ShardPlan, write_shards
 from pipelines.sources import example, open_source
 from pipelines.sources.shard import load_sidecar
+from pipelines.sources.tar import TarSource
 from pipelines.sources.tfrecord import RecordFormat, TFRecordSource
 from tests.pipelines.conftest import tone
 
@@ -83,6 +85,54 @@ def test_remote_shards_with_an_index_beside_them(library, tmp_path):
   assert np.array_equal(far.read(2, 0, 500)[0], near.read(2, 0, 500)[0])
   # The index was read, and not the shard in its place.
   assert load_sidecar(f"file://{path}", path.stat().st_size) is not None
+
+
+def test_a_folder_in_place_of_an_index_is_passed_over(tmp_path):
+  pytest.importorskip("tensorflow")
+  write_tar(tmp_path / "x.tar", {"a.flac": flac(1), "b.flac": flac(2)})
+  (tmp_path / "x.tar.index.npz").mkdir()
+  for path in (f"{tmp_path}/x.tar", f"file://{tmp_path}/x.tar"):
+    assert list(open_source(path, CFG).ids) == ["a", "b"]
+
+
+def test_an_index_that_may_not_be_looked_for_is_passed_over(tmp_path, monkeypatch):
+  tf = pytest.importorskip("tensorflow")
+  write_tar(tmp_path / "x.tar", {"a.flac": flac(1)})
+  exists = tf.io.gfile.exists
+
+  def refuse(path):
+    if path.endswith(".npz"):
+      raise tf.errors.PermissionDeniedError(None, None, "no access")
+    return exists(path)
+
+  monkeypatch.setattr(tf.io.gfile, "exists", refuse)
+  assert list(open_source(f"file://{tmp_path}/x.tar", CFG).ids) == ["a"]
+
+
+@pytest.mark.parametrize("kind", [TarSource, TFRecordSource])
+def test_a_remote_shard_that_cannot_be_read_is_told_in_one_line(tmp_path, kind):
+  pytest.importorskip("tensorflow")
+  path = f"file://{tmp_path}"
+  with pytest.raises(DataError, match=f"^{path} cannot be read: .*Is a directory$"):
+    kind("x", [path], CFG)
+
+
+def test_remote_errors_are_those_of_local_files(tmp_path):
+  pytest.importorskip("tensorflow")
+  absent = files.open_binary(f"file://{tmp_path}/absent")
+  with pytest.raises(FileNotFoundError, match="absent"):
+    absent.read(1)
+  with pytest.raises(BadAudio, match="absent is gone"):
+    files.read_range(f"file://{tmp_path}/absent", 0, 1)
+  with pytest.raises(BadAudio, match="cannot be read: .*Is a directory$"):
+    files.read_range(f"file://{tmp_path}", 0, 1)
+  (tmp_path / "x").write_bytes(b"12345")
+  with files.open_binary(f"file://{tmp_path}/x") as file:
+    file.seek(-3, 2)
+    assert file.tell() == 2
+    assert file.read() == b"345"
+    with pytest.raises(OSError, match=f"{tmp_path}/x"):
+      file.seek(-1)
 
 
 @pytest.mark.parametrize("size", [1 << 40, 1 << 62, 1 << 70, (1 << 88) - 1])

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -140,7 +141,7 @@ def test_a_damaged_library_is_made_anew(toy, left, monkeypatch, never_built):
   assert built(toy.library)
 
 
-def test_a_library_that_lacks_an_entry_point_is_made_anew(toy, never_built):
+def test_a_whole_library_that_lacks_an_entry_point_stays(toy, never_built, caplog):
   source = toy.library.folder / "ffi.cc"
   right = source.read_text()
   source.write_text(ENTRY.format("other"))
@@ -150,11 +151,57 @@ def test_a_library_that_lacks_an_entry_point_is_made_anew(toy, never_built):
   source.write_text(right)
   # Whole by its digest, and under the key of the right sources.
   key = toy.library._key(build._compilers()[0])
-  wrong.rename(toy.cache / cache._name(key, wrong))
+  wrong = wrong.rename(toy.cache / cache._name(key, wrong))
+  never_built()
+  assert not built(toy.library)
+  (record,) = caplog.records
+  assert "lacks an entry point" in record.getMessage()
+  assert not toy.registered
+  assert toy.path() == wrong
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["kept", "just built"])
+def test_a_whole_library_that_does_not_load_stays(toy, known, monkeypatch, never_built, caplog):
+  """The fault may be this process's alone, and the file everyone's."""
+  if known:
+    assert built(toy.library)
+    before = toy.path().stat().st_ino
+
+  def refuse(path):
+    raise OSError(f"{path}: failed to map segment from shared object\nOperation not permitted")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(build.ctypes, "CDLL", refuse)
+    if known:
+      never_built()
+    assert not built(toy.library)
+  (record,) = caplog.records
+  message = record.getMessage()
+  assert f"cannot be loaded: {toy.path()}: failed to map segment" in message
+  assert "XDG_CACHE_HOME" in message
+  assert "TOY_NATIVE=0" in message
+  assert "compiler" not in message
+  assert "\n" not in message
+  if known:
+    assert toy.path().stat().st_ino == before
+  never_built()
+  assert built(toy.library)  # the fault has passed
+
+
+def test_where_one_library_does_not_load_that_of_another_compiler_may(
+  toy, monkeypatch, never_built
+):
   assert built(toy.library)
-  assert toy.registered == ["toy"]
+  real = build._compilers()[0]
+  # Text under the right digest: whole, and no library.
+  first = toy.compiler("first", "#!/bin/sh\necho first\n")
+  text = toy.folder / "text"
+  text.write_text("no library")
+  whole = cache.place(text, toy.cache, toy.library._key(first))
+  monkeypatch.setattr(build, "COMPILERS", (first, real))
   never_built()
   assert built(toy.library)
+  assert whole.exists()
 
 
 def test_an_entry_point_that_is_not_even_built_is_one_line(toy, caplog):
@@ -204,6 +251,63 @@ def test_the_next_compiler_takes_over(toy, script, monkeypatch, never_built):
   assert built(toy.library)
   never_built()  # nor is the broken one asked again
   assert built(toy.library)
+
+
+@pytest.fixture
+def hanging(toy, monkeypatch):
+  """Of two compilers the first hangs, for its version or when it compiles; the other is quick."""
+  assert built(toy.library)
+  made = toy.folder / "made.so"
+  toy.path().rename(made)
+  toy.registered.clear()
+  copies = f"""#!/bin/sh
+[ "$1" = --version ] && echo quick && exit
+for last; do :; done
+cp {made} "$last"
+"""
+  monkeypatch.setattr(build, "TIMEOUT_SECONDS", 1.5)
+
+  def prepare(when, other=copies):
+    # Its own child hangs where it compiles, and has the pipe for messages open.
+    hangs = {
+      "version": "exec sleep 100",
+      "compiling": '[ "$1" = --version ] && echo hangs && exit\nsleep 100',
+    }
+    asked = toy.folder / "asked"
+    first = toy.compiler("hangs", f'#!/bin/sh\necho "$1" >> {asked}\n{hangs[when]}\n')
+    monkeypatch.setattr(build, "COMPILERS", (first, toy.compiler("quick", other)))
+    return first, asked
+
+  return prepare
+
+
+@pytest.mark.parametrize("when", ["version", "compiling"])
+def test_a_compiler_that_hangs_is_passed_over(toy, hanging, when):
+  _, asked = hanging(when)
+  start = time.monotonic()
+  assert built(toy.library)
+  assert time.monotonic() - start < 50
+  assert toy.registered == ["toy"]
+  assert asked.read_text().count("--version") == 1  # the wait is not taken twice
+  toy.path()
+
+
+@pytest.mark.parametrize("when", ["version", "compiling"])
+def test_of_compilers_that_hang_the_first_is_named(toy, hanging, when, caplog):
+  first, _ = hanging(when, FAILS.format("echo 'error: of the other' >&2"))
+  assert not built(toy.library)
+  (record,) = caplog.records
+  assert f"the C++ compiler {first} took more than 1.5 s" in record.getMessage()
+  assert "they need a C++17 compiler" in record.getMessage()
+
+
+def test_what_the_next_compiler_makes_may_not_load(toy, hanging, caplog):
+  script = '#!/bin/sh\n[ "$1" = --version ] && exit\nfor last; do :; done\necho text > "$last"\n'
+  hanging("version", script)
+  assert not built(toy.library)
+  (record,) = caplog.records
+  assert f"cannot be loaded: {toy.path()}" in record.getMessage()
+  assert "C++17" not in record.getMessage()
 
 
 def test_of_several_broken_compilers_the_first_is_named(toy, monkeypatch, caplog):

@@ -31,7 +31,7 @@ def test_what_is_placed_is_found(made, tmp_path):
 
 
 def test_it_is_on_the_disk_before_it_has_its_name(made, tmp_path, monkeypatch):
-  steps = []
+  steps: list[tuple[str, int | None]] = []
   monkeypatch.setattr(os, "fsync", lambda number: steps.append(("fsync", os.fstat(number).st_ino)))
   replace = os.replace
   monkeypatch.setattr(os, "replace", lambda a, b: steps.append(("replace", replace(a, b))))

@@ -10,9 +10,12 @@ import pytest
 
 from dasheng_jax import native
 from experiments.training import update
+from experiments.training.mesh import make_mesh
 from experiments.training.optim import OptimConfig, make_optimiser
 from experiments.training.rounding import narrow
-from experiments.training.state import TrainState
+from experiments.training.state import TrainState, init_state
+from experiments.training.step import compile_train_step
+from tests.experiments.training import toy
 
 # A scalar, less than a vector, one chunk and a part, several; those named bias do not decay.
 SHAPES = {"a": {"bias": (), "kernel": (7,)}, "b": {"kernel": (16, 4097), "bias": (70_003,)}}
@@ -94,9 +97,10 @@ def test_as_by_xla(cfg):
     np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-7)
 
 
-def test_eps_of_zero_and_moments_of_zero():
-  """The lanes behind an array's end take no part."""
-  cfg = dataclasses.replace(CFG, eps=0.0)
+@pytest.mark.parametrize("beta2", [0.0, 0.999])
+def test_lanes_behind_the_end_take_no_part(beta2):
+  """There the update is 0 / 0."""
+  cfg = dataclasses.replace(CFG, eps=0.0, beta2=beta2)
   got = run("_in_place", cfg, steps=1)
   assert got["good"]
   assert np.isfinite(got["param_norm"])
@@ -137,6 +141,28 @@ def test_nothing_is_copied():
   assert program.count("dasheng_adamw") >= 8
   large = [x for x in program.splitlines() if " copy(" in x and ("70003" in x or "4097" in x)]
   assert not large, large
+
+
+def test_a_training_step_takes_it():
+  """The whole step: counters, guard and numbers are those of XLA, and the state's arrays stay."""
+  mesh = make_mesh(devices=jax.devices()[:1])
+  states = {}
+  for kernels in ("auto", "xla"):
+    optimiser = make_optimiser(CFG, 10, kernels)
+    step = compile_train_step(toy.TASK, optimiser, mesh, 0)
+    state = init_state(toy.TASK, optimiser, mesh, 0)
+    with jax.set_mesh(mesh):
+      text = step.lower(state, toy.batch(0)).compile().as_text()
+      for i in range(3):
+        batch = toy.batch(i)
+        if i == 1:
+          batch["wave"][3, 2] = np.nan
+        state, metrics = step(state, batch)
+    states[kernels] = jax.device_get((state, metrics))
+    assert ("dasheng_adamw_sums" in text) == (kernels == "auto")
+  assert states["auto"][0].skipped == 1
+  for one, other in zip(*(jax.tree.leaves(states[k]) for k in states), strict=True):
+    np.testing.assert_allclose(one, other, rtol=2e-6, atol=5e-7)
 
 
 def test_elsewhere_the_same_operations_stand_for_it():

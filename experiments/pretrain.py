@@ -31,7 +31,7 @@ from experiments.training import cli, config_io
 from experiments.training.cluster import join_cluster
 from experiments.training.dasheng_task import dasheng_task, encoder_of, for_evaluation
 from experiments.training.errors import UsageError
-from experiments.training.loop import Interrupted, Outcome, Run, train
+from experiments.training.loop import train
 from experiments.training.mesh import (
   batch_sharding,
   check_batch,
@@ -41,6 +41,7 @@ from experiments.training.mesh import (
 )
 from experiments.training.metrics import block, write_json
 from experiments.training.optim import Optimiser, make_optimiser
+from experiments.training.run import Interrupted, Outcome, Run
 from experiments.training.run_pictures import draw_pictures
 from experiments.training.startup import keep_programs
 from experiments.training.state import TrainState, abstract_state, init_state, state_placements

@@ -6,8 +6,8 @@ import dataclasses
 
 from dasheng_jax.config import DashengConfig
 from experiments.configs.pretrain import EXPERIMENTS, PretrainConfig
-from experiments.training.loop import LoopConfig
 from experiments.training.optim import OptimConfig
+from experiments.training.run import LoopConfig
 from pipelines import DataConfig
 
 FULL_RUN = 384e6  # 100 epochs of 15,000 steps of 256 clips

@@ -6,9 +6,9 @@ import dataclasses
 
 from dasheng_jax.config import SIZES, DashengConfig, DecoderConfig, EncoderConfig
 from experiments.evaluation.embed import Pooling
-from experiments.training.loop import LoopConfig
 from experiments.training.mesh import MeshConfig
 from experiments.training.optim import OptimConfig
+from experiments.training.run import LoopConfig
 from pipelines import DataConfig
 from pipelines.mel import DASHENG_MEL
 

@@ -18,11 +18,12 @@ from experiments.training import loop
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.checkpoint_record import CheckpointError
 from experiments.training.errors import RunError, UsageError
-from experiments.training.loop import Interrupted, LoopConfig, Run, train
+from experiments.training.loop import train
 from experiments.training.mesh import make_mesh
 from experiments.training.metrics import read_metrics
 from experiments.training.optim import OptimConfig, make_optimiser
 from experiments.training.paths import leaves_by_path
+from experiments.training.run import Interrupted, LoopConfig, Run
 from experiments.training.state import init_state
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.training.task import Task

@@ -26,16 +26,15 @@ from experiments.training.checkpoint import Checkpoints
 from experiments.training.checkpoint_record import CheckpointError, reason_of
 from experiments.training.cluster import PEER_LOST, leave
 from experiments.training.errors import RunError
+from experiments.training.memory import hand_back
 from experiments.training.mesh import batch_hosts, batch_sharding, check_batch
 from experiments.training.metrics import Late, MetricsWriter
 from experiments.training.progress import Chrono, ProgressLine, line
 from experiments.training.run import Interrupted, Outcome, Run
 from experiments.training.startup import process_seconds
-from experiments.training.state import TrainState, init_state, restore_target
+from experiments.training.state import TrainState, begin_with, init_state, restore_target
 from experiments.training.step import compile_eval_step, compile_train_step
 from pipelines import to_device
-
-FIELDS = ("wave", "valid", "labels", "mask")
 
 
 def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) -> Outcome:
@@ -72,6 +71,8 @@ def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) 
     new = state is None
     if state is None:
       state = init_state(run.task, run.optimiser, run.mesh, cfg.seed)
+      if run.start is not None:
+        state = begin_with(state, run.start())
     if on_start is not None:
       on_start(state, new)
     start = int(jax.device_get(state.step))
@@ -112,7 +113,7 @@ class _Loop:
     self.state, self.step = state, start
     self.late = Late()
     self.latest: dict[str, float] = {}
-    self.validation_loss: float | None = None
+    self.validation: dict[str, float] = {}
     self.start_seconds = 0.0
     self.failure = ""  # what was said last of a failed save
     self.host, self.hosts = batch_hosts(run.mesh)
@@ -175,7 +176,7 @@ class _Loop:
     return self._outcome()
 
   def _train_on(self, batch: Mapping[str, np.ndarray]) -> None:
-    rows = to_device({k: batch[k] for k in FIELDS if k in batch}, self.sharding)
+    rows = to_device(dict(batch), self.sharding)
     first = self.step == self.start
     with self.chrono.park("compile") if first else contextlib.nullcontext():
       with jax.transfer_guard("disallow"):
@@ -224,14 +225,17 @@ class _Loop:
     with self.chrono.park("validation"):
       self._read(self.late.flush())
       total: dict[str, float] = {}
+      collected: list[dict[str, np.ndarray]] = []
       rows = counted = 0.0
       whole = NamedSharding(self.run.mesh, PartitionSpec())
       assert self.run.validation is not None
       with self.run.validation(self.host, self.hosts) as batches:
         for index, batch in enumerate(batches):
-          placed = to_device({k: batch[k] for k in FIELDS if k in batch}, self.sharding)
+          placed = to_device(batch, self.sharding)
           number = jax.device_put(np.int32(index), whole)
           values = jax.device_get(self.eval_fn(self.state, placed, number))
+          if "outputs" in values:
+            collected.append({"outputs": values.pop("outputs"), **values.pop("given")})
           rows += float(values.pop("rows"))
           weight = float(values.pop("counted"))
           for name, value in values.items():
@@ -240,13 +244,25 @@ class _Loop:
       self._name_unusable()
       # Where nothing counts there is no loss, and 0 would pass for the best of all checkpoints.
       means = {name: value / counted if counted else math.nan for name, value in total.items()}
-      self.validation_loss = means["loss"]
+      scores = self._score(collected)
+      self.validation = {**means, **scores}
       if write:
         with self._failures(self.step):
-          self.writer.write(self.step, means, part="validation")
+          self.writer.write(self.step, self.validation, part="validation")
+        more = "".join(f", {name} {value:.4f}" for name, value in scores.items())
         self.progress.message(
-          f"step {self.step}: validation loss {means['loss']:.4f} on {rows:.0f} held-out clips"
+          f"step {self.step}: validation loss {means['loss']:.4f}{more} on {rows:.0f} held-out "
+          "clips"
         )
+
+  def _score(self, collected: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The run's own figures over all validation clips, without padding."""
+    if self.run.score is None or not collected:
+      return {}
+    whole = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
+    real = whole.pop("mask", np.ones(len(whole["outputs"]), bool))
+    kept = {name: values[real] for name, values in whole.items()}
+    return self.run.score(kept.pop("outputs"), kept)
 
   def _save(self, wait: bool = False) -> None:
     with self.chrono.park("checkpoint"):
@@ -254,11 +270,12 @@ class _Loop:
       # and so does what was found unusable.
       self._read(self.late.flush())
       self.run.still_there()
-      known = None if self.validation_loss is None else {"loss": self.validation_loss}
+      known = {"loss": self.validation["loss"]} if self.validation else None
       fresh = _due(self.step, self.cfg.validate_every, self.cfg.steps)
       with self._failures(self.step, last=wait):
         self.run.unusable.write()
         self.checkpoints.save(self.state, known if fresh else None, wait=wait)
+      hand_back()  # saving frees copies of the whole state
 
   @contextlib.contextmanager
   def _failures(self, step: int, last: bool = False) -> Iterator[None]:
@@ -297,7 +314,8 @@ class _Loop:
     return Outcome(
       state=self.state,
       start_step=self.start,
-      validation_loss=self.validation_loss,
+      validation_loss=self.validation.get("loss"),
+      validation=self.validation,
       best_step=self.checkpoints.best_step,
       clips_per_second=speed.clips_per_second,
       idle_share=speed.idle_share,

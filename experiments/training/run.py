@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments.training.errors import UsageError
@@ -72,6 +73,10 @@ class Run:
     data: fingerprint of the data set.
     may_differ: fields of the record in which a resumed run may depart.
     clip_seconds: length of a clip, for the hours of audio in the progress line.
+    start: () -> {"params", "model_state"} on the host that a new run begins with, such as
+      pre-trained weights, in place of what the task's `init` draws.
+    score: (outputs of the task over all validation clips, what the batches held of them besides
+      waves) -> figures that are no mean over batches, such as a mean average precision.
     unusable: recordings that cannot be used, which the loop names and lists.
     still_there: raises RunError where the folder has vanished.
     young: the record of a run with every default, for checkpoints older than a field of it.
@@ -89,6 +94,8 @@ class Run:
   may_differ: tuple[str, ...]
   clip_seconds: float
   unusable: Unusable
+  start: Callable[[], Mapping[str, Any]] | None = None
+  score: Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]] | None = None
   still_there: Callable[[], None] = lambda: None
   young: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -97,12 +104,14 @@ class Run:
 class Outcome:
   """How a run ended: its state, where it began, and its last figures.
 
+  validation: the figures of the last validation.
   start_seconds: from the start of the process to the end of its first step; 0 without a step.
   """
 
   state: TrainState
   start_step: int
   validation_loss: float | None
+  validation: Mapping[str, float]
   best_step: int | None
   clips_per_second: float
   idle_share: float

@@ -1,12 +1,15 @@
 """The training state: all that the next step reads, and so all that a checkpoint holds."""
 
+import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.errors import UsageError
@@ -150,6 +153,33 @@ def restore_target(task: Task, optimiser: Optimiser, mesh: Mesh) -> TrainState:
     lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
     abstract_state(task, optimiser),
     state_shardings(task, optimiser, mesh),
+  )
+
+
+def begin_with(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
+  """A fresh state with other parameters and batch statistics, placed as the state's own are.
+
+  variables: {"params", "model_state"} of the same shapes, in memory; the moving average begins with
+    them too. Raises UsageError naming the first array that does not fit.
+  """
+
+  def put(path: str, old: jax.Array, new: Any) -> jax.Array:
+    if tuple(np.shape(new)) != tuple(old.shape):
+      raise UsageError(f"initial weights: {path} has shape {np.shape(new)}, not {old.shape}")
+    values = np.asarray(new).astype(old.dtype)
+    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: values[index])
+
+  def replace(tree: Any, given: Any) -> Any:
+    ours, theirs = leaves_by_path(tree), leaves_by_path(given)
+    if strange := sorted(set(ours) ^ set(theirs)):
+      raise UsageError(f"initial weights: {strange[0]} is in one of model and weights alone")
+    return map_by_path(lambda path, old: put(path, old, theirs[path]), tree)
+
+  return dataclasses.replace(
+    state,
+    params=replace(state.params, variables["params"]),
+    model_state=replace(state.model_state, variables["model_state"]),
+    ema=None if state.ema is None else replace(state.ema, variables["params"]),
   )
 
 

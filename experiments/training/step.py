@@ -31,14 +31,16 @@ def train_step(
   batch for ever.
 
   Returns:
-    The new state, and f32[] or i32[] metrics: the task's own but for `counted`, with loss,
-    grad_norm (before clipping), lr, param_norm (after the update), skipped and skipped_in_row.
+    The new state, and f32[] or i32[] metrics: the task's own but for `counted`, its scheduled
+    values, loss, grad_norm (before clipping), lr, param_norm (after the update), skipped and
+    skipped_in_row.
   """
   cfg = optimiser.cfg
   key = stream_key(seed, "mask", state.step)
   read = narrow(state.params) if cfg.params == "bfloat16_master" else state.params
+  scheduled = task.at(state.step)
   loss, grads, model_state, metrics = _gradient(
-    task, read, state.model_state, batch, key, cfg.accumulate
+    task, read, state.model_state, batch, scheduled, key, cfg.accumulate
   )
 
   lr = optimiser.rate(state.step)
@@ -58,6 +60,7 @@ def train_step(
     skipped_in_row=(state.skipped_in_row + 1) * bad,
   )
   own = {
+    **scheduled,
     "loss": loss,
     "grad_norm": done.grad_norm,
     "lr": lr,
@@ -74,7 +77,13 @@ def _all_finite(tree: Tree) -> jax.Array:
 
 
 def _gradient(
-  task: Task, params: Tree, model_state: Tree, batch: Batch, key: jax.Array, accumulate: int
+  task: Task,
+  params: Tree,
+  model_state: Tree,
+  batch: Batch,
+  scheduled: Batch,
+  key: jax.Array,
+  accumulate: int,
 ) -> tuple[jax.Array, Tree, Tree, Metrics]:
   """(loss, gradient, model state, metrics) of a batch, taken in `accumulate` microbatches.
 
@@ -84,7 +93,8 @@ def _gradient(
 
   def one(model_state: Tree, rows: Batch, row_key: jax.Array) -> tuple[Any, ...]:
     value = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, (model_state, metrics)), grads = value(params, model_state, rows, row_key, True)
+    given = {**rows, **scheduled}
+    (loss, (model_state, metrics)), grads = value(params, model_state, given, row_key, True)
     return loss, grads, model_state, metrics
 
   if accumulate == 1:
@@ -132,11 +142,16 @@ def eval_step(
 
   Returns:
     The task's metrics, of which `counted` weights a mean over batches, loss, and `rows` f32[]: how
-    many rows are no padding.
+    many rows are no padding. Beside `outputs`, if the task has them, `given` holds the batch
+    without its waves.
   """
   params = state.ema if use_ema else state.params
   key = stream_key(seed, "eval", index)
-  loss, (_, metrics) = task.loss(params, state.model_state, batch, key, False)
+  given = {**batch, **task.at(jnp.maximum(state.step - 1, 0))}
+  loss, (_, metrics) = task.loss(params, state.model_state, given, key, False)
+  if "outputs" in metrics:
+    whole: Any = {"given": {name: x for name, x in batch.items() if name != "wave"}}
+    metrics = {**metrics, **whole}
   if "mask" in batch:
     rows = jnp.sum(batch["mask"].astype(jnp.float32))
   else:
@@ -159,7 +174,7 @@ def compile_train_step(task: Task, optimiser: Optimiser, mesh: Mesh, seed: int) 
 def compile_eval_step(
   task: Task, optimiser: Optimiser, mesh: Mesh, seed: int, use_ema: bool = False
 ) -> Any:
-  """Jitted (state, batch, index) -> metrics."""
+  """Jitted (state, batch, index) -> metrics, whole on every device."""
   whole = NamedSharding(mesh, PartitionSpec())
   return jax.jit(
     partial(eval_step, task=task, seed=seed, use_ema=use_ema),

@@ -3,6 +3,7 @@
 The learning rate is a pure function of `TrainState.step`: a resumed run needs no schedule state.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -42,6 +43,8 @@ class OptimConfig:
   accumulate: int = 1
   ema: float = 0.0
   params: str = "float32"  # how they are stored: float32, bfloat16, bfloat16_master
+  # each "PATTERN=SHARE" of the learning rate, by parameter path, the first that matches; 0 freezes
+  layer_rates: tuple[str, ...] = ()
 
   def __post_init__(self):
     for field, table in (
@@ -65,6 +68,8 @@ class OptimConfig:
       if not (low <= value <= high and np.isfinite(value)):
         bounds = f"from {low} to {high}" if np.isfinite(high) else f"finite, and at least {low}"
         raise UsageError(f"optim.{field}={value} must be {bounds}")
+    for rule in self.layer_rates:
+      parse_layer_rate(rule)
     for field in ("beta1", "beta2", "ema"):
       if not 0 <= getattr(self, field) < 1:
         raise UsageError(f"optim.{field}={getattr(self, field)} must be at least 0 and below 1")
@@ -147,6 +152,48 @@ def decay_mask(cfg: OptimConfig, params: Tree) -> Tree:
   return map_by_path(lambda path, _: rules[path], params)
 
 
+# --- shares of the learning rate: which parameters learn slower, or not at all ---
+
+
+def parse_layer_rate(rule: str) -> tuple[re.Pattern[str], float]:
+  """(pattern, share) of "PATTERN=SHARE"; UsageError where it is none."""
+  pattern, equals, text = rule.rpartition("=")
+  try:
+    share = float(text)
+    if equals and 0 <= share < np.inf:
+      return re.compile(pattern), share
+  except (ValueError, re.error):
+    pass
+  raise UsageError(
+    f"optim.layer_rates {rule!r}: write PATTERN=SHARE, a regular expression over parameter paths "
+    "and a number from 0, such as ^blocks/=0.1"
+  )
+
+
+def layer_shares(cfg: OptimConfig, params: Tree) -> Tree:
+  """The share of the learning rate of every parameter; UsageError where a rule fits none."""
+  rules = [parse_layer_rate(rule) for rule in cfg.layer_rates]
+  paths = list(leaves_by_path(params))
+  for (pattern, _), rule in zip(rules, cfg.layer_rates, strict=True):
+    if not any(pattern.search(path) for path in paths):
+      raise UsageError(
+        f"optim.layer_rates {rule!r} fits no parameter; paths look like {paths[0]} and {paths[-1]}"
+      )
+
+  def share(path: str, _: Any) -> float:
+    return next((share for pattern, share in rules if pattern.search(path)), 1.0)
+
+  return map_by_path(share, params)
+
+
+def _scale_by_layer(cfg: OptimConfig) -> optax.GradientTransformation:
+  def update(directions: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
+    shares = layer_shares(cfg, params)
+    return jax.tree.map(lambda d, share: d * share, directions, shares), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 # --- the optimiser: gradients -> direction to be scaled by the learning rate and subtracted ---
 
 
@@ -203,7 +250,8 @@ def _direction(cfg: OptimConfig, param_axes: ParamAxes = ()) -> optax.GradientTr
     DIRECTIONS[cfg.name](cfg, param_axes),
     optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(cfg, params)),
   )
-  return optax.chain(*parts, adamw)
+  scaled = [_scale_by_layer(cfg)] if cfg.layer_rates else []
+  return optax.chain(*parts, adamw, *scaled)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def _takes_in_place(optimiser: Optimiser, params: Tree, grads: Tree) -> bool:
     optimiser.kernels == "auto"
     and cfg.name == "adamw"
     and not cfg.clip_norm
+    and not cfg.layer_rates
     and all(x.dtype == jnp.float32 for x in jax.tree.leaves((params, grads)))
     and sum(x.size for x in jax.tree.leaves(params)) >= LEAST_PARAMETERS
     and native.on_one_cpu()

@@ -10,9 +10,6 @@ and a reconstruction as pictures, and the k-NN accuracy before and after where t
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +17,24 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from dasheng_jax.errors import ConfigError
 from dasheng_jax.mae import check_crop
 from dasheng_jax.weights.files import official_config, write_encoder_file
 from experiments.configs.pretrain import EXPERIMENTS, NO_SOURCE, PretrainConfig
 from experiments.evaluation.before_after import CALIBRATED, INITIAL, TRAINED, BeforeAfter
-from experiments.training import cli, config_io
+from experiments.training import cli, config_io, entry
 from experiments.training.cluster import join_cluster
 from experiments.training.dasheng_task import dasheng_task, encoder_of, for_evaluation
+from experiments.training.entry import (
+  devices_line,
+  fingerprint,
+  on_host,
+  pace_of,
+  say,
+  say_unusable,
+  write_record,
+)
 from experiments.training.errors import UsageError
 from experiments.training.loop import train
 from experiments.training.mesh import (
@@ -39,7 +44,7 @@ from experiments.training.mesh import (
   imagined_mesh,
   make_mesh,
 )
-from experiments.training.metrics import block, write_json
+from experiments.training.metrics import block
 from experiments.training.optim import Optimiser, make_optimiser
 from experiments.training.run import Interrupted, Outcome, Run
 from experiments.training.run_pictures import draw_pictures
@@ -53,32 +58,7 @@ from pipelines import Dataset, batches, evaluation_batches, open_dataset
 from pipelines.ledger import Ledger
 from pipelines.sources import Source
 
-# Fields that may change when a run goes on: they move no bit of what it computes.
-MAY_DIFFER = (
-  "config.about",
-  "config.workdir",
-  "config.dry_run",
-  "config.compile_cache",
-  "config.mesh",
-  "config.knn",
-  "config.loop.log_every",
-  "config.loop.save_every",
-  "config.loop.keep",
-  "config.loop.keep_best",
-  "config.loop.max_skipped",
-  "config.loop.max_skipped_in_row",
-  "config.loop.failed_save",
-  "config.loop.peer_seconds",
-  "config.data.source",  # the fingerprint of what they hold is compared instead
-  "config.data.data_dir",
-  "config.data.workers",
-  "config.data.prefetch",
-  "config.data.max_bad_share",
-  "config.data.stall_seconds",
-)
-
-
-NAMED_AT_START = 20  # unusable recordings
+MAY_DIFFER = (*entry.MAY_DIFFER, "config.knn")
 
 
 def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
@@ -134,8 +114,8 @@ def _train(
   if cfg.data.holdout:
     held_out = open_dataset(cfg.data, "holdout", cfg.loop.seed, sources, ledger)
   comparison = _comparison(cfg, workdir)
-  _say(_introduction(cfg, task, optimiser, mesh, trainset, held_out))
-  _say_unusable(trainset.skipped)
+  say(_introduction(cfg, task, optimiser, mesh, trainset, held_out))
+  say_unusable(trainset.skipped)
 
   run = Run(
     task=task,
@@ -157,18 +137,10 @@ def _train(
   try:
     outcome = train(run, functools.partial(_before, cfg, workdir, comparison))
   except Interrupted as interrupted:
-    _say(f"pretrain: {interrupted}")
+    say(f"pretrain: {interrupted}")
     return 128 + interrupted.signal_number
   _finish(cfg, task, optimiser, mesh, outcome, held_out, comparison, workdir, began)
   return 0
-
-
-def _say_unusable(skipped: Sequence[tuple[str, str]]) -> None:
-  """Names what indexing left out; the rest of a long list is in the run's unusable.json."""
-  for name, reason in skipped[:NAMED_AT_START]:
-    _say(f"unusable recording {name}: {reason}; left out")
-  if len(skipped) > NAMED_AT_START:
-    _say(f"and {len(skipped) - NAMED_AT_START} more, all listed in unusable.json")
 
 
 def _comparison(cfg: PretrainConfig, workdir: Path) -> BeforeAfter | None:
@@ -209,12 +181,12 @@ def _before(
 
   Nothing is written before this: only here is it known that the folder holds no other run.
   """
-  _write_json(workdir / "config.json", config_io.to_dict(cfg))
+  write_record(workdir / "config.json", config_io.to_dict(cfg))
   if comparison is None or not new:
     return
   comparison.path.unlink(missing_ok=True)
   comparison.encoder(INITIAL, for_evaluation(cfg.model), encoder_of(state))
-  _say(f"k-NN before training: {comparison.line(INITIAL)}")
+  say(f"k-NN before training: {comparison.line(INITIAL)}")
 
 
 def _finish(
@@ -229,13 +201,13 @@ def _finish(
   began: float,
 ) -> None:
   """Exports the encoder, draws the pictures, evaluates, and sums up."""
-  encoder = _on_host(encoder_of(outcome.state))
+  encoder = on_host(encoder_of(outcome.state))
   if jax.process_index() == 0:
     folder = workdir / "export"
     folder.mkdir(exist_ok=True)
     for name in ("encoder.safetensors", "encoder.pt"):
       write_encoder_file(folder / name, cfg.model, encoder)
-    _write_json(folder / "config.json", official_config(cfg.model))
+    write_record(folder / "config.json", official_config(cfg.model))
   pictures = draw_pictures(cfg, outcome.state, held_out, workdir)
 
   if comparison is not None:
@@ -244,7 +216,7 @@ def _finish(
     if INITIAL not in comparison.results():
       comparison.encoder(INITIAL, evaluated, initial)
     calibrated = {**initial, "batch_stats": encoder["batch_stats"]}
-    comparison.encoder(CALIBRATED, evaluated, _on_host(calibrated))
+    comparison.encoder(CALIBRATED, evaluated, on_host(calibrated))
     comparison.encoder(TRAINED, evaluated, encoder)
     comparison.evaluate_rivals()
 
@@ -264,12 +236,12 @@ def _finish(
   }
   if jax.process_index() == 0:
     if outcome.start_step >= cfg.loop.steps:  # nothing was trained: the run's own pace stands
-      summary |= _pace_of(workdir / "summary.json")
+      summary |= pace_of(workdir / "summary.json")
     record = {**summary, "knn": comparison.results()} if comparison else summary
-    _write_json(workdir / "summary.json", record)
-    _say("\n" + block(summary))
+    write_record(workdir / "summary.json", record)
+    say("\n" + block(summary))
     if comparison is not None:
-      _say("\nk-NN accuracy, one group left out at a time\n" + comparison.table())
+      say("\nk-NN accuracy, one group left out at a time\n" + comparison.table())
 
 
 def _introduction(
@@ -287,12 +259,10 @@ def _introduction(
   }
   table = state_placements(task, state, mesh)
   megabytes = sum(p.bytes_per_device for p in jax.tree.leaves(table)) / 1e6
-  devices = f"{mesh.size} {jax.devices()[0].platform} device(s)"
-  shape = " x ".join(f"{axis} {n}" for axis, n in mesh.shape.items() if n > 1) or "one"
   lines = [
     f"model     encoder {sizes['encoder']:,} + decoder {sizes['decoder']:,} parameters, "
     f"{cfg.model.compute.dtype}",
-    f"devices   {devices}, mesh {shape}, {megabytes:,.1f} MB of state on each",
+    devices_line(mesh, megabytes),
     f"training  {trainset.describe()}",
   ]
   if held_out is not None:
@@ -333,44 +303,6 @@ def dry_run(cfg: PretrainConfig, task: Task, optimiser: Optimiser) -> str:
       f"the step traces and returns {', '.join(sorted(metrics))}",
     ]
   )
-
-
-def fingerprint(dataset: Dataset) -> str:
-  """What the order of batches depends on: names and lengths of the recordings of every source."""
-  digest = hashlib.blake2b(digest_size=12)
-  for number, source in enumerate(dataset.sources):
-    chosen = dataset.recordings_of(number)
-    digest.update(np.asarray(source.frames)[chosen].astype("<i8").tobytes())
-    digest.update(np.asarray(source.rates)[chosen].astype("<i8").tobytes())
-    for i in chosen:
-      digest.update(str(source.ids[i]).encode("utf-8", "surrogateescape") + b"\n")
-  return f"{len(dataset)} clips, {digest.hexdigest()}"
-
-
-def _pace_of(path: Path) -> dict[str, Any]:
-  """How fast the finished run of an older summary went."""
-  if not path.is_file():
-    return {}
-  old = json.loads(path.read_text(encoding="utf-8"))
-  names = ("resumed_at", "clips_per_second", "idle_share", "seconds", "seconds_to_first_step")
-  return {name: old[name] for name in names if name in old}
-
-
-def _on_host(tree: Any) -> Any:
-  """Numpy copies of arrays that may be spread over devices and hosts."""
-  if jax.process_count() > 1:
-    return multihost_utils.process_allgather(tree, tiled=True)
-  return jax.device_get(tree)
-
-
-def _write_json(path: Path, content: Any) -> None:
-  if jax.process_index() == 0:
-    write_json(path, content)
-
-
-def _say(text: str) -> None:
-  if jax.process_index() == 0:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

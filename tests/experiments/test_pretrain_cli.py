@@ -12,7 +12,7 @@ import soundfile
 
 from experiments import pretrain
 from experiments.configs.pretrain import EXPERIMENTS
-from experiments.training import cli
+from experiments.training import cli, entry
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -154,8 +154,8 @@ def test_help_ends_well(capsys):
 
 
 def test_every_unusable_recording_is_named(capsys):
-  pretrain._say_unusable([(f"{n}.wav", "is empty") for n in range(25)])
+  entry.say_unusable([(f"{n}.wav", "is empty") for n in range(25)])
   lines = capsys.readouterr().err.splitlines()
   assert lines[3] == "unusable recording 3.wav: is empty; left out"
-  assert len(lines) == pretrain.NAMED_AT_START + 1
+  assert len(lines) == entry.NAMED_AT_START + 1
   assert lines[-1] == "and 5 more, all listed in unusable.json"

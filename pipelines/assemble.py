@@ -103,8 +103,9 @@ class Assembler:
       "valid": np.array([row.valid for row in found], np.int32),
       "id": np.array([row.id for row in found]),
     }
-    if self.reader.dataset.classes is not None:
-      result["labels"] = np.array([row.label for row in found], np.int32)
+    examples = np.array([row.example for row in found], np.int64)
+    for name, values_of in self.reader.dataset.fields.items():
+      result[name] = values_of(examples)
     if self.blank:
       result["mask"] = result["valid"] > 0
     return result

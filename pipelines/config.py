@@ -6,8 +6,8 @@ import math
 
 from pipelines.errors import DataError
 
-CROPS = ("sequential", "random")
-ORDERS = ("global", "shards")
+CROPS = ("sequential", "random", "single")
+ORDERS = ("global", "shards", "importance")
 CACHES = ("none", "memory")
 
 
@@ -16,7 +16,7 @@ class DataConfig:
   """Settings of the audio pipeline. Invalid values raise DataError with the fix."""
 
   # each: "synthetic", "synthetic:CLIPS", a folder, a .csv/.tsv/.jsonl manifest, tar or TFRecord
-  # shards ("x-{000..099}.tar"), or "tfds:NAME"
+  # shards ("x-{000..099}.tar"), an .hdf file, or "tfds:NAME"
   source: tuple[str, ...] = ("synthetic",)
   # mixing weights, one per source; none: the sources are joined and each clip is equally likely
   weights: tuple[float, ...] = ()
@@ -29,10 +29,13 @@ class DataConfig:
   # length of a clip
   crop_seconds: float = 10.0
   # "sequential": back to back from the start, remainder dropped; "random": as many, but each start
-  # is a pure function of (seed, epoch, clip)
+  # is a pure function of (seed, epoch, clip); "single": one random crop of each recording
   crop: str = "sequential"
-  # "global": a permutation of all clips; "shards": shards are permuted, each is read through
+  # "global": a permutation of all clips; "shards": shards are permuted, each is read through;
+  # "importance": each epoch draws clips without replacement, those of rare classes more often
   order: str = "global"
+  # clips that an epoch draws under order "importance"
+  samples_per_epoch: int = 100_000
   # share of recordings, chosen by a stable hash of their id, kept out of training
   holdout: float = 0.0
   # "memory": decode each recording once and keep it in RAM (small sets; needs no TensorFlow)
@@ -69,6 +72,12 @@ class DataConfig:
       )
     for name, choices in (("crop", CROPS), ("order", ORDERS), ("cache", CACHES)):
       _check_choice(name, getattr(self, name), choices)
+    if self.order == "importance" and self.weights:
+      raise DataError(
+        "data.order 'importance' weighs every clip by its labels; leave data.weights empty"
+      )
+    if self.samples_per_epoch < 1:
+      raise DataError(f"data.samples_per_epoch is {self.samples_per_epoch}; give at least 1")
     if not 1_000 <= self.sample_rate <= 384_000:
       raise DataError(
         f"data.sample_rate is {self.sample_rate} Hz; give 1000 to 384000 (usual: 16000)"

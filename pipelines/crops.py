@@ -11,8 +11,10 @@ def clip_counts(frames: np.ndarray, rates: np.ndarray, cfg: DataConfig) -> np.nd
 
   Whole clips from the start and the remainder dropped, as in the Dasheng paper (section 3.1); a
   recording shorter than a clip is one clip, padded with zeros. Random crops are as many, so long
-  recordings weigh the same either way.
+  recordings weigh the same either way; with "single" every recording is one clip.
   """
+  if cfg.crop == "single":
+    return np.ones(len(frames), np.int64)
   samples = frames * cfg.sample_rate // np.maximum(rates, 1).astype(np.int64)
   return np.maximum(1, samples // cfg.crop_samples)
 

@@ -2,12 +2,12 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipelines import crops
+from pipelines import crops, importance
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
 from pipelines.ledger import Ledger
@@ -41,6 +41,9 @@ class Dataset:
     skipped: (id, reason) of recordings that were found unusable while indexing.
     lost: recordings that must be missing besides, by the look of their damaged shards.
     classes: class names that labels index, or None where no source has labels.
+    fields: what a batch says of its clips besides their waves: name -> function from clip numbers
+      i64[b] (-1: padding) to one value or row each. "labels" is there where sources have any, and
+      "judged" beside it; more may be added before the first batch.
     bad: recordings that proved unusable while reading, whoever read them.
   """
 
@@ -75,7 +78,13 @@ class Dataset:
     self.weights = cfg.weights
     self._drop_empty()
     self._first = np.cumsum([0] + [int(p.ends[-1]) for p in self._parts])
+    self.tagged = _check_targets(self.sources)
     self.classes = _classes(self.sources)
+    self.fields: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    if self.classes is not None:
+      self.fields["labels"] = self.labels_of
+    if self.tagged and hasattr(self.sources[0], "judged"):
+      self.fields["judged"] = lambda examples: self._rows_of("judged", examples)
 
   def _drop_empty(self) -> None:
     """A source that is too small for a held-out recording has no say in validation."""
@@ -149,6 +158,27 @@ class Dataset:
     name = _class_name(self.sources[clip.source], labels[clip.recording])
     return self._class_number.get(name, -1)
 
+  def labels_of(self, examples: np.ndarray) -> np.ndarray:
+    """Labels of clips i64[b]: class numbers i32[b], -1 where unknown, or targets f32[b, classes].
+
+    Clip -1 is padding: unknown, or zeros.
+    """
+    if self.tagged:
+      return self._rows_of("targets", examples)
+    return np.array([self.label(self.clip(int(e))) if e >= 0 else -1 for e in examples], np.int32)
+
+  def _rows_of(self, name: str, examples: np.ndarray) -> np.ndarray:
+    """f32[b, classes]: rows of a table that every source has."""
+    rows = np.zeros((len(examples), len(self.classes or ())), np.float32)
+    owner = np.searchsorted(self._first, examples, side="right") - 1  # -1 for padding
+    for number in np.unique(owner[examples >= 0]):
+      here = owner == number
+      part = self._parts[number]
+      inside = examples[here] - self._first[number]
+      recordings = part.recordings[np.searchsorted(part.ends, inside, side="right")]
+      rows[here] = getattr(self.sources[number], name)[recordings]
+    return rows
+
   @functools.cached_property
   def _class_number(self) -> dict[str, int]:
     return {name: i for i, name in enumerate(self.classes or ())}
@@ -160,18 +190,39 @@ class Dataset:
 
   @functools.cached_property
   def labels(self) -> np.ndarray | None:
-    """i32[len], class number of every clip, -1 where unknown; None where no source has labels."""
-    if self.classes is None:
+    """i32[len], class number of every clip, -1 where unknown; None without labels or with tags."""
+    if self.classes is None or self.tagged:
       return None
     return np.array([self.label(self.clip(i)) for i in range(len(self))], np.int32)
 
   def order(self, seed: int) -> Order:
     """The order of training under a seed."""
+    sizes = tuple(int(n) for n in np.diff(self._first))
+    if self.cfg.order == "importance":
+      count = min(self.cfg.samples_per_epoch, int(np.count_nonzero(self._importance)))
+      draw = functools.partial(importance.weighted_draw, self._importance, count, seed)
+      return Order(sizes, seed=seed, draw=draw, drawn=count)
     shards = None
     if self.cfg.order == "shards":
       shards = tuple(self._shard_sizes(i) for i in range(len(self.sources)))
-    sizes = tuple(int(n) for n in np.diff(self._first))
     return Order(sizes, self.weights, shards, seed)
+
+  @functools.cached_property
+  def _importance(self) -> np.ndarray:
+    """Weight f64[len] of every clip, by how rare its classes are among all clips."""
+    if self.classes is None:
+      raise DataError("data.order 'importance' goes by labels, and no source has any; use 'global'")
+    return importance.weights_in_parts(self._marked, len(self), len(self.classes))
+
+  def _marked(self, examples: np.ndarray) -> np.ndarray:
+    """0 or 1 for each class of clips: f32[b, classes]."""
+    labels = self.labels_of(examples)
+    if self.tagged:
+      return (labels > 0.5).astype(np.float32)
+    rows = np.zeros((len(labels), len(self.classes or ())), np.float32)
+    known = np.flatnonzero(labels >= 0)
+    rows[known, labels[known]] = 1.0
+    return rows
 
   def _shard_sizes(self, number: int) -> np.ndarray:
     source, part = self.sources[number], self._parts[number]
@@ -287,8 +338,26 @@ def _class_name(source: Source, label) -> str:
   return str(classes[int(label)]) if str(label).lstrip("-").isdigit() and int(label) >= 0 else ""
 
 
+def _check_targets(sources: Sequence[Source]) -> bool:
+  """Whether the sources have targets in place of labels; all of them then name the same classes."""
+  tagged = [getattr(s, "targets", None) is not None for s in sources]
+  if not any(tagged):
+    return False
+  first = sources[0]
+  for source, has in zip(sources, tagged, strict=True):
+    classes = [list(getattr(s, "classes", None) or ()) for s in (first, source)]
+    if not has or classes[0] != classes[1] or hasattr(source, "judged") != hasattr(first, "judged"):
+      raise DataError(
+        f"{first.name} and {source.name} cannot be mixed: where one has several tags for each "
+        "clip, all must have, of the same classes"
+      )
+  return True
+
+
 def _classes(sources: Sequence[Source]) -> tuple[str, ...] | None:
   """Class names over all sources: a source's own list, else sorted, numbers by value."""
+  if _check_targets(sources):
+    return tuple(str(name) for name in getattr(sources[0], "classes", ()))
   names: dict[str, None] = {}
   for source in sources:
     if source.labels is None:

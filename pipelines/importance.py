@@ -3,6 +3,8 @@
 Source: reference text of MN and DyMN, section 10.1.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipelines.errors import DataError
@@ -18,6 +20,21 @@ def label_weights(labels: np.ndarray, offset: float = OFFSET) -> np.ndarray:
   """
   counts = np.sum(labels, axis=0, dtype=np.int64)
   return labels.astype(np.float64) @ (SCALE / (offset + counts))
+
+
+def weights_in_parts(
+  labels_of: Callable[[np.ndarray], np.ndarray], clips: int, classes: int, part: int = 1 << 16
+) -> np.ndarray:
+  """`label_weights` of clips 0..clips-1 whose labels would not fit in memory at once.
+
+  labels_of: clip numbers i64[b] -> 0 or 1 for each class, [b, classes].
+  """
+  parts = [np.arange(k, min(k + part, clips)) for k in range(0, clips, part)]
+  counts = np.zeros(classes, np.int64)
+  for rows in parts:
+    counts += np.sum(labels_of(rows), axis=0, dtype=np.int64)
+  rare = SCALE / (OFFSET + counts)
+  return np.concatenate([labels_of(rows).astype(np.float64) @ rare for rows in parts])
 
 
 def weighted_draw(weights: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:

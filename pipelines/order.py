@@ -4,7 +4,7 @@ A batch row is turned into a clip in three closed-form stages:
 
   (step, row) -> (lane, place)         order="global" has one lane, "shards" gives rows to lanes
   (lane, place) -> (source, ordinal)   weighted mixing; without weights all sources are one pool
-  (lane, ordinal) -> (epoch, clip)     a permutation per epoch, or shards read through
+  (lane, ordinal) -> (epoch, clip)     a permutation per epoch, or shards read through, or a draw
 
 Nothing depends on the number of hosts. The hash and the permutation are our own and frozen for
 ever: a run of years must resume with the same data although NumPy and TensorFlow change their
@@ -13,6 +13,7 @@ random streams between versions. `tests/pipelines/test_order.py` pins their valu
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -112,12 +113,16 @@ class Order:
     weights: mixing weights, or () to join the sources into one pool.
     shards: for order="shards", the clips of each shard of each source; they sum to sizes.
     seed: any integer.
+    draw: for order="importance": epoch -> the clips i64[drawn] of that epoch, in their order.
+    drawn: how many these are; 0 without `draw`.
   """
 
   sizes: tuple[int, ...]
   weights: tuple[float, ...] = ()
   shards: tuple[np.ndarray, ...] | None = None
   seed: int = 0
+  draw: Callable[[int], np.ndarray] | None = None
+  drawn: int = 0
 
   def rows(self, step: int, batch_size: int, start: int = 0, stop: int | None = None) -> Rows:
     """Clips of rows [start, stop) of a global step."""
@@ -161,13 +166,40 @@ class Order:
     count = np.diff(self._slots)[pool]
     return pool, period * count + slot - self._slots[pool]
 
+  @property
+  def clips_per_epoch(self) -> int:
+    """Clips after which all pools together have been passed through once."""
+    return self.drawn or sum(self.sizes)
+
   def _locate(self, pool: int, lanes: int, lane: np.ndarray, ordinal: np.ndarray):
+    if self.draw is not None:
+      return self._from_draws(ordinal)
     sizes, first = self._pools[pool]
     if self.shards is None:
       total = int(sizes.sum())
       epoch, index = np.divmod(ordinal, total)
       return epoch, first + permute(index, total, stream(self.seed, "global"), pool, epoch)
     return self._read_through(pool, lanes, lane, ordinal)
+
+  def _from_draws(self, ordinal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    epoch, index = np.divmod(ordinal, self.drawn)
+    example = np.empty_like(ordinal)
+    for e in np.unique(epoch):
+      here = epoch == e
+      example[here] = self._drawn_in(int(e))[index[here]]
+    return epoch, example
+
+  def _drawn_in(self, epoch: int) -> np.ndarray:
+    """The clips of an epoch; the last two are kept, because batches straddle their border."""
+    cache = self.__dict__.setdefault("_draws", {})
+    clips = cache.get(epoch)  # one look-up: another thread may clear the cache meanwhile
+    if clips is None:
+      assert self.draw is not None
+      clips = self.draw(epoch)
+      if len(cache) > 1:
+        cache.clear()
+      cache[epoch] = clips
+    return clips
 
   def _read_through(self, pool: int, lanes: int, lane: np.ndarray, ordinal: np.ndarray):
     """Each epoch, the permuted shards form one line, cut into `lanes` stretches.

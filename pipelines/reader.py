@@ -13,11 +13,11 @@ _ATTEMPTS = 100
 
 
 class Row(NamedTuple):
-  """What a row holds: valid samples (0: nothing), id, and class number (-1: unknown)."""
+  """What a row holds: valid samples (0: nothing), id, and number of the clip (-1: none)."""
 
   valid: int
   id: str
-  label: int
+  example: int
 
 
 class ClipReader:
@@ -63,7 +63,7 @@ class ClipReader:
     except BadAudio as error:
       self._note(clip, error)
     out[:] = 0.0
-    return Row(0, self.dataset.clip_id(clip), self.dataset.label(clip))
+    return Row(0, self.dataset.clip_id(clip), example)
 
   def _note(self, clip: Clip, error: BadAudio) -> None:
     dataset = self.dataset
@@ -84,7 +84,7 @@ class ClipReader:
       valid = self._waves.fill(out, clip.source, clip.recording, start)
     else:
       valid = decode.fill(out, source, clip.recording, start, rate, frames, cfg.sample_rate)
-    return Row(valid, dataset.clip_id(clip), dataset.label(clip))
+    return Row(valid, dataset.clip_id(clip), example)
 
 
 def _check_room(seconds: float, rate: int) -> None:

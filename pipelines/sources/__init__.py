@@ -7,6 +7,7 @@ from pipelines import files
 from pipelines.config import DataConfig
 from pipelines.decode import AUDIO_SUFFIXES
 from pipelines.errors import DataError
+from pipelines.sources import hdf5 as _hdf5
 from pipelines.sources import manifest as _manifest
 from pipelines.sources import tfds as _tfds
 from pipelines.sources.base import EncodedSource, Source
@@ -25,7 +26,8 @@ def open_source(spec: str, cfg: DataConfig, seed: int = 0) -> Source:
   """Opens one entry of `DataConfig.source` and indexes it.
 
   Args:
-    spec: "synthetic", "synthetic:CLIPS", "tfds:NAME", a folder, a manifest, or a shard pattern.
+    spec: "synthetic", "synthetic:CLIPS", "tfds:NAME", a folder, a manifest, an HDF5 file, or a
+      shard pattern.
     cfg: for split, data_dir and workers.
     seed: of the synthetic corpus.
 
@@ -42,6 +44,8 @@ def open_source(spec: str, cfg: DataConfig, seed: int = 0) -> Source:
     if not files.exists(spec):
       raise DataError(f"data.source: no manifest {spec}{files.nearest(spec)}")
     return ManifestSource(spec, cfg)
+  if spec.lower().endswith(_hdf5.SUFFIXES):
+    return _hdf5.HDF5Source(spec, cfg)
   if files.is_dir(spec):
     return _open_folder(spec, cfg)
   if opener := _shard_kind(spec):
@@ -59,7 +63,7 @@ def open_source(spec: str, cfg: DataConfig, seed: int = 0) -> Source:
     raise DataError(f"data.source: no file or folder {spec}{files.nearest(spec)}")
   raise DataError(
     f"data.source {spec} is of no known kind; give a folder, a .csv/.tsv/.jsonl manifest, .tar or "
-    ".tfrecord shards, tfds:NAME or synthetic"
+    ".tfrecord shards, an .hdf file, tfds:NAME or synthetic"
   )
 
 

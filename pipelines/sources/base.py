@@ -24,6 +24,8 @@ class Source(Protocol):
 
   A source may also have `skipped` (pairs of id and reason found while indexing), `lost` (how many
   more must be missing, which nothing names), `classes` (names that integer labels index),
+  `targets` (in place of labels where a recording may have several: [n, classes], 0 to 1, anything
+  that a list of rows can be taken from) and with it `judged` ([n, classes], 0 where nobody knows),
   `locate(i)` (payload and first sample), which saves a copy, `place(i)` (the file, for messages),
   and `in_memory`, True where reading opens no file: such sources alone need no TensorFlow.
   """

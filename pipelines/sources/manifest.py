@@ -19,7 +19,7 @@ from pipelines.sources.base import EncodedSource
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _PATH_COLUMNS = ("path", "filename")
-_COLUMNS = (*_PATH_COLUMNS, "id", "label", "start", "stop", "sample_rate")
+_COLUMNS = (*_PATH_COLUMNS, "id", "label", "start", "stop", "sample_rate", "split")
 
 # More than any rate in Hz or position in seconds; sample counts stay within 64 bits.
 _LARGEST = 1e9
@@ -30,7 +30,9 @@ class ManifestSource(EncodedSource):
 
   Columns: path or filename (relative to the manifest's folder, or absolute); optional id (else the
   path, with "@START" for a part), label, start and stop (seconds; the recording is that part of the
-  file), and sample_rate, which must be the file's. Other columns are left alone.
+  file), sample_rate, which must be the file's, and split. Other columns are left alone.
+
+  Attributes: splits, the column of that name, "" where it is empty or absent.
   """
 
   def __init__(self, manifest: str, cfg: DataConfig):
@@ -45,6 +47,7 @@ class ManifestSource(EncodedSource):
     scan = index.scan_files(manifest, paths, [_stat(p) for p in paths], cfg)
     self._paths = PackedStrings.pack(paths)
     super().__init__(os.path.basename(manifest), _table(manifest, rows, names, of_file, scan))
+    self.splits: PackedStrings = self.table["splits"]
 
   def locate(self, i: int) -> tuple[Payload, int]:
     """The file of row i, and the first sample of its part."""
@@ -148,7 +151,7 @@ def _table(manifest: str, rows, names, of_file, scan) -> dict[str, Column]:
   count = len(rows)
   first, frames = np.zeros(count, np.int64), np.zeros(count, np.int64)
   rates = scan["rates"][of_file]
-  ids, labels, reasons, seen = [], [], [], {}
+  ids, labels, splits, reasons, seen = [], [], [], [], {}
   names_seen = collections.Counter(names)
   for i, (line, row) in enumerate(rows):
     start = _number(manifest, line, row, "start")
@@ -174,6 +177,7 @@ def _table(manifest: str, rows, names, of_file, scan) -> dict[str, Column]:
         f"{manifest}:{line} repeats the id {ids[-1]!r} of line {before}; ids are unique"
       )
     labels.append("" if row.get("label") is None else _text(manifest, line, row["label"]))
+    splits.append("" if row.get("split") is None else _text(manifest, line, row["split"]))
     reasons.append(reason)
   return {
     "ids": PackedStrings.pack(ids),
@@ -182,6 +186,7 @@ def _table(manifest: str, rows, names, of_file, scan) -> dict[str, Column]:
       [n if names_seen[n] > 1 else i for n, i in zip(names, ids, strict=True)]
     ),
     "labels": PackedStrings.pack(labels),
+    "splits": PackedStrings.pack(splits),
     "reason": PackedStrings.pack(reasons),
     "frames": frames,
     "rates": rates,

@@ -1,0 +1,48 @@
+"""Labelled sets for training, one small file per kind: `open_set("esc50=FOLDER", cfg, "1")`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from pipelines.config import DataConfig
+from pipelines.errors import DataError
+from pipelines.sets.base import Objective, TrainingSet
+from pipelines.sets.dcase20 import dcase20
+from pipelines.sets.esc import esc10, esc50
+from pipelines.sets.own import folder, table
+from pipelines.sets.spoken_digits import spoken_digits
+from pipelines.sets.tagged import audioset, fsd50k, openmic
+
+SETS: dict[str, Callable[[str, DataConfig, str], TrainingSet]] = {
+  "audioset": audioset,
+  "openmic": openmic,
+  "fsd50k": fsd50k,
+  "esc50": esc50,
+  "esc10": esc10,
+  "dcase20": dcase20,
+  "spoken_digits": spoken_digits,
+  "folder": folder,
+  "table": table,
+}
+
+__all__ = ["SETS", "Objective", "TrainingSet", "open_set"]
+
+
+def open_set(spec: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
+  """Opens "NAME=PATH" and indexes its audio.
+
+  Args:
+    spec: a name of `SETS` and where the set lies.
+    cfg: for workers, and `holdout` for sets that nobody has split.
+    fold: the part left out where a set has folds: "1" to "5", or a speaker's name.
+
+  Raises:
+    DataError: an unknown name or fold, files that are absent, damaged or of another layout.
+  """
+  name, _, path = spec.partition("=")
+  if name not in SETS:
+    near = difflib.get_close_matches(name, SETS, n=1)
+    hint = f"did you mean {near[0]}=PATH?" if near else f"write NAME=PATH with {', '.join(SETS)}"
+    raise DataError(f"data set {spec!r}: unknown; {hint}")
+  return SETS[name](path, cfg, fold)

@@ -1,0 +1,107 @@
+"""What a labelled set for training offers, and the helpers its readers share."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipelines.errors import DataError
+from pipelines.sources import Source
+from pipelines.sources.selected import SelectedSource, rows_of
+
+# "classes": one class for each clip. "tags": any number of them, each yes or no.
+Objective = Literal["classes", "tags"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+  """A labelled set, split as its publishers split it.
+
+  Attributes:
+    name: short.
+    classes: names, in the order of the label numbers or of the columns of the targets.
+    objective: whether clips have one class or tags.
+    parts: sources by part; "train" and "test" are always there, "validation" where it is published.
+    seconds: length of a clip as the released recipes cut it.
+  """
+
+  name: str
+  classes: tuple[str, ...]
+  objective: Objective
+  parts: Mapping[str, tuple[Source, ...]]
+  seconds: float
+
+  def part(self, name: str) -> tuple[Source, ...]:
+    """The sources of a part; DataError names those that there are."""
+    if name not in self.parts:
+      raise DataError(f"{self.name} has no part {name!r}; it has {', '.join(self.parts)}")
+    return self.parts[name]
+
+
+def folder_of(path: str, name: str, expected: str) -> Path:
+  """The folder as a Path, or a DataError that says what was expected there."""
+  folder = Path(path).expanduser()
+  if not path or not folder.is_dir():
+    raise DataError(f"{name}: no folder at {path!r}; give the folder that holds {expected}")
+  return folder
+
+
+def read_table(
+  path: Path, columns: Sequence[str], name: str, delimiter: str = ","
+) -> list[dict[str, str]]:
+  """The rows of a CSV file that must have these columns, none of them empty.
+
+  Raises DataError naming the file, and the line or the column.
+  """
+  if not path.is_file():
+    raise DataError(f"{name}: no table at {str(path)!r}")
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+      reader = csv.DictReader(file, delimiter=delimiter)
+      missing = [column for column in columns if column not in (reader.fieldnames or ())]
+      if missing:
+        raise DataError(
+          f"{name}: {str(path)!r} lacks the column {missing[0]!r}; it needs {', '.join(columns)}"
+        )
+      rows = list(reader)
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise DataError(f"{name}: {str(path)!r} is no sound table ({error})") from None
+  for line, row in enumerate(rows, start=2):
+    for column in columns:
+      if not (row[column] or "").strip():
+        raise DataError(f"{name}: {str(path)!r} line {line}: {column} is empty")
+  if not rows:
+    raise DataError(f"{name}: {str(path)!r} has no rows")
+  return rows
+
+
+def pick(
+  source: Source,
+  wanted: Sequence[str],
+  labels: Sequence[str],
+  classes: Sequence[str],
+  name: str,
+) -> SelectedSource:
+  """The recordings with these ids, one class each; those that are absent are in `skipped`."""
+  rows, missing = rows_of(source, wanted)
+  found = np.flatnonzero(rows >= 0)
+  if not len(found):
+    raise DataError(
+      f"{name}: none of its {len(wanted)} listed recordings is in {source.name} "
+      f"(such as {wanted[0]})"
+      if len(wanted)
+      else f"{name}: its table lists no recording"
+    )
+  return SelectedSource(
+    source,
+    rows[found],
+    name=name,
+    labels=[classes.index(labels[int(i)]) for i in found],
+    classes=list(classes),
+    skipped=missing,
+  )

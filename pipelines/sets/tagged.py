@@ -1,0 +1,246 @@
+"""Sets with several tags for each clip: AudioSet, FSD50K and OpenMIC.
+
+    audioset=FOLDER   {balanced_train,unbalanced_train,eval}_segments_mp3.hdf; or for each of the
+                      three {part}_segments.csv as published, with the audio in {part}_segments/,
+                      a folder of files or of shards; class_labels_indices.csv
+    fsd50k=FOLDER     FSD50K.{train,val,eval}_mp3.hdf; or FSD50K.ground_truth/ with dev.csv,
+                      eval.csv and vocabulary.csv, and FSD50K.{dev,eval}_audio/
+    openmic=FOLDER    openmic_{train,test}.csv_mp3.hdf
+
+Source: reference text of MN and DyMN, section 11, and the publishers' own pages.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from pipelines import targets as tables
+from pipelines.config import DataConfig
+from pipelines.errors import DataError
+from pipelines.sets.base import TrainingSet, folder_of, read_table
+from pipelines.sources import Source, open_source
+from pipelines.sources.hdf5 import HDF5Source
+from pipelines.sources.selected import ABSENT, SelectedSource, rows_of
+from pipelines.targets import PackedTargets
+
+SECONDS = 10.0
+AUDIOSET_CLASSES, FSD50K_CLASSES, OPENMIC_CLASSES = 527, 200, 20
+CLASS_LIST = "class_labels_indices.csv"
+_YOUTUBE_ID = 11  # characters
+_AUDIOSET = {"train": ("balanced_train", "unbalanced_train"), "test": ("eval",)}
+_FSD50K = {"train": "train", "validation": "val", "test": "eval"}
+# In the order of the published label arrays, which is that of the alphabet.
+INSTRUMENTS = (
+  *("accordion", "banjo", "bass", "cello", "clarinet", "cymbals", "drums", "flute", "guitar"),
+  *("mallet_percussion", "mandolin", "organ", "piano", "saxophone", "synthesizer", "trombone"),
+  *("trumpet", "ukulele", "violin", "voice"),
+)
+
+
+def audioset(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
+  """Balanced and unbalanced training set together, and the evaluation set.
+
+  A folder that lacks one of the training sets is trained on with the other alone.
+  """
+  _one_fold(fold, "audioset")
+  folder = folder_of(path, "audioset", "*_segments_mp3.hdf, or *_segments.csv with their audio")
+  mids, classes = _class_list(folder / CLASS_LIST)
+  parts: dict[str, tuple[Source, ...]] = {}
+  for part, names in _AUDIOSET.items():
+    found = [s for name in names if (s := _segments(folder, name, mids, classes, cfg)) is not None]
+    if not found:
+      raise DataError(
+        f"audioset: {str(folder)!r} holds neither {names[0]}_segments_mp3.hdf nor "
+        f"{names[0]}_segments.csv with {names[0]}_segments/"
+      )
+    parts[part] = tuple(found)
+  return TrainingSet("audioset", classes, "tags", parts, SECONDS)
+
+
+def fsd50k(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
+  """The published split, with its validation part."""
+  _one_fold(fold, "fsd50k")
+  folder = folder_of(path, "fsd50k", "FSD50K.*_mp3.hdf, or FSD50K.ground_truth/ with its audio")
+  if (folder / "FSD50K.ground_truth").is_dir():
+    return _fsd50k_files(folder, cfg)
+  classes = tuple(f"class {i}" for i in range(FSD50K_CLASSES))
+  if (vocabulary := folder / "vocabulary.csv").is_file():
+    classes = _vocabulary(vocabulary)
+  parts = {
+    part: (packed(folder / f"FSD50K.{name}_mp3.hdf", classes, cfg),)
+    for part, name in _FSD50K.items()
+  }
+  return TrainingSet("fsd50k", classes, "tags", parts, SECONDS)
+
+
+def openmic(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
+  """Twenty instruments; `judged` says which of them anybody has judged in a clip."""
+  _one_fold(fold, "openmic")
+  folder = folder_of(path, "openmic", "openmic_train.csv_mp3.hdf and openmic_test.csv_mp3.hdf")
+  parts: dict[str, tuple[Source, ...]] = {}
+  for part in ("train", "test"):
+    source = HDF5Source(str(folder / f"openmic_{part}.csv_mp3.hdf"), cfg)
+    table = source.targets_in()
+    if table.shape[1] != 2 * OPENMIC_CLASSES or not np.all((table >= 0) & (table <= 1)):
+      raise DataError(
+        f"openmic: {source.name}: targets must be {OPENMIC_CLASSES} probabilities and as many "
+        f"marks in each row, found {list(table.shape)}"
+      )
+    table = table.astype(np.float32)
+    rows = np.arange(len(table))
+    parts[part] = (
+      SelectedSource(
+        source,
+        rows,
+        name=f"openmic {part}",
+        targets=table[:, :OPENMIC_CLASSES],
+        judged=table[:, OPENMIC_CLASSES:],
+        classes=list(INSTRUMENTS),
+        skipped=source.skipped,
+      ),
+    )
+  return TrainingSet("openmic", INSTRUMENTS, "tags", parts, SECONDS)
+
+
+def packed(path: Path, classes: tuple[str, ...], cfg: DataConfig) -> SelectedSource:
+  """An HDF5 file whose targets are packed bits."""
+  source = HDF5Source(str(path), cfg)
+  try:
+    targets = PackedTargets(source.targets_in(), len(classes))
+  except DataError as error:
+    raise DataError(f"{path}: {error}") from None
+  rows = np.arange(len(targets))
+  return SelectedSource(
+    source, rows, targets=targets, classes=list(classes), skipped=source.skipped
+  )
+
+
+def _segments(
+  folder: Path, name: str, mids: dict[str, str], classes: tuple[str, ...], cfg: DataConfig
+) -> SelectedSource | None:
+  """One of AudioSet's three segment lists, in either form; None where it is not there."""
+  if (file := folder / f"{name}_segments_mp3.hdf").is_file():
+    return packed(file, classes, cfg)
+  table, audio = folder / f"{name}_segments.csv", folder / f"{name}_segments"
+  if not table.is_file() or not audio.is_dir():
+    return None
+  if not mids:
+    raise DataError(f"audioset: {str(table)!r} names classes by id; put {CLASS_LIST} beside it")
+  source = open_source(str(audio), cfg)
+  ours = {youtube_id(str(i)): str(i) for i in source.ids}
+  tags: dict[str, list[str]] = dict(_published_segments(table))
+  wanted = [ours.get(clip, clip) for clip in tags]
+  rows, missing = rows_of(source, wanted)
+  found = np.flatnonzero(rows >= 0)
+  if not len(found):
+    raise DataError(f"audioset: none of the recordings in {str(audio)!r} is listed in {table.name}")
+  strange = {mid for marks in tags.values() for mid in marks} - set(mids)
+  if strange:
+    raise DataError(f"audioset: {str(table)!r} has the class {min(strange)!r}, not in {CLASS_LIST}")
+  named = [[mids[mid] for mid in marks] for marks in tags.values()]
+  return SelectedSource(
+    source,
+    rows[found],
+    name=f"audioset {name}",
+    targets=tables.from_names([named[i] for i in found], classes, str(table)),
+    classes=list(classes),
+    # Videos that are gone are nobody's fault: what counts is what is there and cannot be used.
+    skipped=[(name, reason) for name, reason in missing if reason != ABSENT],
+  )
+
+
+def youtube_id(recording: str) -> str:
+  """The id in a recording's name: "a/Y--PJHxphWEs.mp3" and "--PJHxphWEs_30000" -> "--PJHxphWEs"."""
+  stem = PurePosixPath(recording).name
+  stem = stem.split(".", 1)[0]
+  if (
+    len(stem) > _YOUTUBE_ID
+    and stem[0] == "Y"
+    and stem[_YOUTUBE_ID + 1 : _YOUTUBE_ID + 2]
+    in (
+      "",
+      "_",
+    )
+  ):
+    stem = stem[1:]
+  return stem[:_YOUTUBE_ID] if stem[_YOUTUBE_ID : _YOUTUBE_ID + 1] in ("", "_") else stem
+
+
+def _published_segments(path: Path) -> Iterator[tuple[str, list[str]]]:
+  """(id, class ids) of each row, `id, start, end, "/m/a,/m/b"`, but for comments behind #."""
+  with path.open(newline="", encoding="utf-8") as file:
+    for number, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
+      if not row or row[0].startswith("#"):
+        continue
+      if len(row) != 4 or not row[3]:
+        raise DataError(
+          f'audioset: {str(path)!r} line {number}: expected id, start, end, "class ids"'
+        )
+      yield row[0], [mid.strip() for mid in row[3].split(",") if mid.strip()]
+
+
+def _class_list(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+  """({class id: name}, names in order), or numbers where the list is not there."""
+  if not path.is_file():
+    return {}, tuple(f"class {i}" for i in range(AUDIOSET_CLASSES))
+  rows = read_table(path, ("index", "mid", "display_name"), "audioset")
+  if [row["index"] for row in rows] != [str(i) for i in range(AUDIOSET_CLASSES)]:
+    raise DataError(f"audioset: {str(path)!r} must list the classes 0 to {AUDIOSET_CLASSES - 1}")
+  return (
+    {row["mid"]: row["display_name"] for row in rows},
+    tuple(row["display_name"] for row in rows),
+  )
+
+
+def _vocabulary(path: Path) -> tuple[str, ...]:
+  """Class names of FSD50K: rows of number, name, id, without a head."""
+  with path.open(newline="", encoding="utf-8") as file:
+    rows = [row for row in csv.reader(file) if row]
+  if len(rows) != FSD50K_CLASSES or any(len(row) < 2 for row in rows):
+    raise DataError(f"fsd50k: {str(path)!r} must list {FSD50K_CLASSES} classes: number, name, id")
+  return tuple(row[1] for row in rows)
+
+
+def _fsd50k_files(folder: Path, cfg: DataConfig) -> TrainingSet:
+  truth = folder / "FSD50K.ground_truth"
+  classes = _vocabulary(truth / "vocabulary.csv")
+  dev = read_table(truth / "dev.csv", ("fname", "labels", "split"), "fsd50k")
+  test = read_table(truth / "eval.csv", ("fname", "labels"), "fsd50k")
+  audio = {
+    which: open_source(str(folder / f"FSD50K.{which}_audio"), cfg) for which in ("dev", "eval")
+  }
+
+  def part(which: str, rows: list[dict[str, str]], name: str) -> tuple[Source, ...]:
+    source = audio[which]
+    ids = {PurePosixPath(str(i)).stem: str(i) for i in source.ids}
+    picked, missing = rows_of(source, [ids.get(row["fname"], row["fname"]) for row in rows])
+    found = np.flatnonzero(picked >= 0)
+    if not len(found):
+      raise DataError(f"fsd50k: none of the recordings of part {name} is in {source.name}")
+    tags = [rows[i]["labels"].split(",") for i in found]
+    return (
+      SelectedSource(
+        source,
+        picked[found],
+        name=f"fsd50k {name}",
+        targets=tables.from_names(tags, classes, f"fsd50k {name}"),
+        classes=list(classes),
+        skipped=missing,
+      ),
+    )
+
+  parts = {
+    "train": part("dev", [r for r in dev if r["split"] == "train"], "train"),
+    "validation": part("dev", [r for r in dev if r["split"] == "val"], "validation"),
+    "test": part("eval", test, "test"),
+  }
+  return TrainingSet("fsd50k", classes, "tags", parts, SECONDS)
+
+
+def _one_fold(fold: str, name: str) -> None:
+  if fold:
+    raise DataError(f"{name}: fold {fold!r}; the set is published with one split")

@@ -64,11 +64,48 @@ def soft_tag_loss(
   believed = known | (unknown_partner == "as_given")
   targets = jax.nn.sigmoid(jnp.where(believed[:, None], teacher_logits, 0.0) / temperature)
   # The loss is linear in its targets, so that mixing these is mixing the two terms.
-  part = share[:, None]
-  targets = part * targets + (1 - part) * targets[partner]
+  targets = _mixed(targets, share, partner)
   values = jnp.mean(binary_cross_entropy(logits, targets), axis=1)
-  used = known & (believed[partner] | (share == 1))
-  return jnp.where(used, values, 0.0)
+  return jnp.where(_used(known, believed, share, partner), values, 0.0)
+
+
+def soft_class_loss(
+  logits: Float[Array, "b k"],
+  teacher_logits: Float[Array, "b k"],
+  known: Bool[Array, " b"],
+  share: Float[Array, " b"],
+  partner: Int[Array, " b"],
+  *,
+  temperature: float = 1.0,
+  unknown_partner: Partner = "drop",
+) -> Float[Array, " b"]:
+  """Distillation of one class: temperature**2 * KL(teacher, student), both at the temperature.
+
+  Hinton, Vinyals, Dean: arXiv 1503.02531, section 2. The probabilities are mixed as the clips were.
+  Rows of clips that the teacher does not know are treated as in `soft_tag_loss`.
+  """
+  believed = known | (unknown_partner == "as_given")
+  targets = jax.nn.softmax(jnp.where(believed[:, None], teacher_logits, 0.0) / temperature, axis=1)
+  targets = _mixed(targets, share, partner)
+  student = jax.nn.log_softmax(logits / temperature, axis=1)
+  values = jnp.sum(jax.scipy.special.xlogy(targets, targets) - targets * student, axis=1)
+  return jnp.where(_used(known, believed, share, partner), temperature**2 * values, 0.0)
+
+
+def _mixed(
+  targets: Float[Array, "b k"], share: Float[Array, " b"], partner: Int[Array, " b"]
+) -> Float[Array, "b k"]:
+  part = share[:, None]
+  return part * targets + (1 - part) * targets[partner]
+
+
+def _used(
+  known: Bool[Array, " b"],
+  believed: Bool[Array, " b"],
+  share: Float[Array, " b"],
+  partner: Int[Array, " b"],
+) -> Bool[Array, " b"]:
+  return known & (believed[partner] | (share == 1))
 
 
 def distilled(

@@ -1,0 +1,125 @@
+"""How well outputs over a whole set answer its labels: accuracy, average precision and their kin.
+
+Areas and precisions are scikit-learn's. Classes that a set cannot judge (no positive, or no
+negative) are left out of means, and counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Figures of one model on one set.
+
+  Attributes:
+    means: name -> figure, in [0, 1] but for d_prime; the first is the one that papers report.
+    per_class: name -> one figure for each class, NaN where the set cannot judge it.
+    confusion: [class, predicted class] counts, where clips have one class.
+  """
+
+  means: dict[str, float]
+  per_class: dict[str, np.ndarray]
+  confusion: np.ndarray | None = None
+
+  def row(self) -> list[str]:
+    """Cells of a table."""
+    return [f"{value:.4f}" for value in self.means.values()]
+
+
+def class_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
+  """Of clips with one class: logits f32[n, k], labels i32[n].
+
+  accuracy over clips; class_accuracy is the mean over classes, and log_loss the mean of -ln p.
+  """
+  _check(logits, len(labels))
+  classes = logits.shape[1]
+  if not len(labels) or labels.min() < 0 or labels.max() >= classes:
+    raise DataError(f"scores: labels must lie within 0..{classes - 1}, of at least one clip")
+  found = np.argmax(logits, axis=1)
+  confusion = np.zeros((classes, classes), np.int64)
+  np.add.at(confusion, (labels, found), 1)
+  total = confusion.sum(axis=1)
+  with np.errstate(invalid="ignore"):
+    per_class = np.where(total > 0, np.diag(confusion) / total, np.nan)
+  shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+  log_sum = np.log(np.exp(shifted).sum(axis=1))
+  return Scores(
+    {
+      "accuracy": float(np.mean(found == labels)),
+      "class_accuracy": float(np.nanmean(per_class)),
+      "log_loss": float(np.mean(log_sum - shifted[np.arange(len(labels)), labels])),
+    },
+    {"accuracy": per_class, "clips": total.astype(np.float64)},
+    confusion,
+  )
+
+
+def tag_scores(logits: np.ndarray, targets: np.ndarray, judged: np.ndarray | None = None) -> Scores:
+  """Of clips with tags: logits f32[n, k], targets f32[n, k] above 0.5 or not.
+
+  mAP and roc_auc are means over classes; d_prime is sqrt(2) times the standard normal quantile of
+  the mean area. judged: [n, k], 0 where a clip says nothing about a class (OpenMIC).
+  """
+  from scipy.stats import norm
+  from sklearn.metrics import average_precision_score, roc_auc_score
+
+  _check(logits, len(targets))
+  if targets.shape != logits.shape or (judged is not None and judged.shape != logits.shape):
+    raise DataError(f"scores: targets {targets.shape} do not belong to outputs {logits.shape}")
+  positive = targets > 0.5
+  weights = np.ones_like(logits) if judged is None else judged
+  classes = logits.shape[1]
+  precision, area = np.full(classes, np.nan), np.full(classes, np.nan)
+  for k in range(classes):
+    told = weights[:, k] > 0
+    if not told.any() or positive[told, k].all() or not positive[told, k].any():
+      continue
+    y, score, weight = positive[told, k], logits[told, k], weights[told, k]
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")  # nothing that it warns of is left
+      precision[k] = average_precision_score(y, score, sample_weight=weight)
+      area[k] = roc_auc_score(y, score, sample_weight=weight)
+  if np.isnan(precision).all():
+    raise DataError("scores: no class has both a positive and a negative clip")
+  mean_area = float(np.nanmean(area))
+  return Scores(
+    {
+      "mAP": float(np.nanmean(precision)),
+      "roc_auc": mean_area,
+      "d_prime": float(math.sqrt(2) * norm.ppf(min(mean_area, 1 - 1e-12))),
+      "classes": float(np.sum(~np.isnan(precision))),
+    },
+    {"average_precision": precision, "roc_auc": area, "clips": positive.sum(axis=0).astype(float)},
+  )
+
+
+def per_class_table(scores: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
+  """One record per class, best first by the first figure; None where the set cannot judge it."""
+  names = list(scores.per_class)
+  records = [
+    {"class": name} | {key: _plain(scores.per_class[key][i]) for key in names}
+    for i, name in enumerate(classes)
+  ]
+  return sorted(records, key=lambda r: (r[names[0]] is None, -(r[names[0]] or 0.0)))
+
+
+def _plain(value: float) -> float | None:
+  return None if math.isnan(value) else float(value)
+
+
+def _check(logits: np.ndarray, rows: int) -> None:
+  if logits.ndim != 2 or len(logits) != rows:
+    raise DataError(f"scores: outputs {logits.shape} do not belong to {rows} clips")
+  if not np.isfinite(logits).all():
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    raise DataError(f"scores: the outputs of {bad} of {rows} clips are not finite")

@@ -1,0 +1,75 @@
+"""The network that a run trains, and the weights it begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from experiments.configs.supervised import SupervisedConfig
+from experiments.supervised.recipe import TemperatureConfig
+from experiments.training.keys import stream_key
+from mobile_jax.config import DyMNConfig
+from mobile_jax.dynamic import temperature_at
+from mobile_jax.network import Config
+from mobile_jax.weights.load import read_model
+
+# What of a front end belongs to training, and so to the run; all else comes with the weights.
+_TRAINING_MEL = (
+  "fmin_range",
+  "fmax_range",
+  "perturb",
+  "freq_mask",
+  "time_mask",
+  "mask_sharing",
+  "transform",
+)
+Start = Callable[[], Mapping[str, Any]]
+
+
+def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Config, Start | None]:
+  """(network, what reads the weights that a new run begins with), for a number of classes.
+
+  Weights of another number of classes keep all but the layers that depend on it, which are drawn
+  from the run's seed. Raises WeightsError and ConfigError of `mobile_jax.read_model`.
+  """
+  model: Config = cfg.model
+  start = None
+  if cfg.init:
+    found, _ = read_model(cfg.init, classes=classes, key=jax.random.key(0))
+    mel = {name: getattr(cfg.model.mel, name) for name in _TRAINING_MEL}
+    model = dataclasses.replace(
+      found,
+      dropout=cfg.model.dropout,
+      mel=dataclasses.replace(found.mel, **mel),
+      compute=cfg.model.compute,
+    )
+    start = _reader(cfg, classes)
+  model = dataclasses.replace(model, classes=classes)
+  if isinstance(model, DyMNConfig):
+    model = dataclasses.replace(
+      model, temperature=last_temperature(cfg.temperature, cfg.loop.epochs)
+    )
+  if devices > 1:  # XLA does not split the CPU's own kernels over devices
+    model = model.with_compute(kernels="xla")
+  return model, start
+
+
+def last_temperature(cfg: TemperatureConfig, epochs: int) -> float:
+  """The temperature of the last epoch, which the trained network keeps."""
+  return float(temperature_at(epochs - 1, **dataclasses.asdict(cfg)))
+
+
+def _reader(cfg: SupervisedConfig, classes: int) -> Start:
+  def read() -> Mapping[str, Any]:
+    key = stream_key(cfg.loop.seed, "head")
+    _, variables = read_model(cfg.init, classes=classes, key=key)
+    variables = jax.device_get(variables)
+    return {
+      "params": variables["params"],
+      "model_state": {"batch_stats": variables["batch_stats"]},
+    }
+
+  return read

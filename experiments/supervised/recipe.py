@@ -1,0 +1,80 @@
+"""What happens to a clip on its way into the loss, as settings. Off is 0 throughout.
+
+Source: reference text of MN and DyMN, sections 5.4 and 10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.training.errors import UsageError
+from mobile_jax.losses import Partner
+from pipelines.mixing import WAVE_SHARE
+from pipelines.wave_augment import GAIN_DECIBELS, ROLL_SAMPLES
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+  """Augmentations of a training step, in the order in which they act.
+
+  All are drawn on the device, as pure functions of (seed, step). Partners for mixing are other
+  clips of the batch; the released code takes those of the wave mixup from the whole set.
+  """
+
+  gain: int = GAIN_DECIBELS  # decibels up or down, whole numbers
+  roll: int = ROLL_SAMPLES  # samples forward or back, around the end
+  wave_mixup: float = WAVE_SHARE  # share of the clips whose waves are mixed
+  perturb: bool = True  # draw the front end's band anew for every batch, and its masks
+  mixup: float = 0.3  # alpha of Beta(alpha, alpha), of the log-mels
+  mixstyle: float = 0.0  # probability of a batch; above 0 it takes the place of mixup
+
+  def __post_init__(self):
+    for name, high in (("wave_mixup", 1.0), ("mixstyle", 1.0)):
+      if not 0 <= getattr(self, name) <= high:
+        raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be from 0 to {high:g}")
+    for name in ("gain", "roll", "mixup"):
+      if getattr(self, name) < 0:
+        raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be 0 (off) or more")
+
+
+NO_AUGMENT = AugmentConfig(gain=0, roll=0, wave_mixup=0.0, perturb=False, mixup=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilConfig:
+  """How much of the loss is the teacher's, where a run has one."""
+
+  # share of the label's loss, the rest is the teacher's; 0 switches distillation off, as released
+  label_weight: float = 0.1
+  temperature: float = 1.0  # the teacher's logits are divided by it
+  # a clip that was mixed with one the teacher does not know: "drop" its teacher term, or take the
+  # row that stands there, "as_given", as the released code does
+  unknown_partner: Partner = "drop"
+
+  def __post_init__(self):
+    if not 0 <= self.label_weight <= 1:
+      raise UsageError(
+        f"--distil.label_weight {self.label_weight}: it must be from 0 (labels alone) to 1"
+      )
+    if not self.temperature > 0:
+      raise UsageError(f"--distil.temperature {self.temperature}: it must be more than 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TemperatureConfig:
+  """The temperature of DyMN's dynamic convolutions over the epochs; the default stays at 1."""
+
+  start: float = 1.0  # in the first epoch; 30 to train from scratch
+  first_slope: float = 1.0  # down per epoch
+  second_slope: float = 0.02  # of the line that takes over at 1
+  end: float = 1.0  # never below
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if not getattr(self, field.name) > 0:
+        raise UsageError(
+          f"--temperature.{field.name} {getattr(self, field.name)}: it must be more than 0"
+        )
+
+
+ANNEALED = TemperatureConfig(start=30.0)

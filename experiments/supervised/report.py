@@ -1,0 +1,92 @@
+"""What a supervised run leaves: the network in the released layout, scores, tables, pictures."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.configs.supervised import SupervisedConfig
+from experiments.evaluation.report import markdown_table, write_report
+from experiments.evaluation.scores import Scores, class_scores, per_class_table, tag_scores
+from experiments.supervised.pictures import draw_confusion
+from experiments.training.metrics import FILE as METRICS_FILE
+from experiments.training.metrics import write_json
+from experiments.training.pictures import loss_curve
+from mobile_jax.inference import tag
+from mobile_jax.network import Config
+from mobile_jax.weights.load import write_model
+from pipelines import Dataset, evaluation_batches
+from pipelines.sets import Objective, TrainingSet
+
+
+class Report(NamedTuple):
+  """Figures for the summary, and a markdown table to show."""
+
+  summary: dict[str, Any]
+  table: str
+
+
+def report_run(
+  cfg: SupervisedConfig,
+  labelled: TrainingSet,
+  variables: dict[str, Any],
+  test: Dataset,
+  workdir: Path,
+) -> Report:
+  """Writes export/, report.json, report.md, classes.csv and the pictures into the run's folder."""
+  folder = workdir / "export"
+  folder.mkdir(exist_ok=True)
+  for name in ("model.safetensors", "model.pt"):
+    write_model(folder / name, cfg.model, variables)
+  scores = score_network(cfg.model, variables, test, labelled.objective, cfg.loop.batch_size)
+  name = f"{labelled.name}{f' fold {cfg.fold}' if cfg.fold else ''}"
+  record = {"set": name, "clips": len(test), "init": cfg.init or "random", **scores.means}
+  table = score_table([(name, scores)])
+  write_json(workdir / "report.json", record)
+  (workdir / "report.md").write_text(table + "\n", encoding="utf-8")
+  write_report(workdir / "classes.csv", per_class_table(scores, labelled.classes), table)
+  pictures = [loss_curve(workdir / METRICS_FILE, workdir / "loss.png", title="Loss", chance=None)]
+  if scores.confusion is not None:
+    title = f"{name}: {scores.means['accuracy']:.1%} right"
+    pictures.append(
+      draw_confusion(scores.confusion, labelled.classes, workdir / "confusion.png", title)
+    )
+  summary = {
+    **scores.means,
+    "model": str(folder / "model.safetensors"),
+    "pictures": ", ".join(str(p) for p in pictures),
+  }
+  return Report(summary, table)
+
+
+def score_table(rows: list[tuple[str, Scores]]) -> str:
+  """Markdown: a row for each set or fold, a column for each figure."""
+  return markdown_table(
+    ["set", *rows[0][1].means], [[name, *scores.row()] for name, scores in rows]
+  )
+
+
+def score_network(
+  model: Config,
+  variables: dict[str, Any],
+  dataset: Dataset,
+  objective: Objective,
+  batch_size: int = 32,
+) -> Scores:
+  """The scores of a network on a whole data set, clip by clip as its configuration cuts them."""
+  forward = jax.jit(functools.partial(tag, model))
+  outputs, given = [], []
+  with evaluation_batches(dataset, batch_size) as batches:
+    for batch in batches:
+      real = batch["mask"]
+      outputs.append(np.asarray(forward(variables, batch["wave"])[0])[real])
+      given.append({name: batch[name][real] for name in dataset.fields})
+  logits = np.concatenate(outputs)
+  whole = {name: np.concatenate([part[name] for part in given]) for name in given[0]}
+  if objective == "classes":
+    return class_scores(logits, whole["labels"])
+  return tag_scores(logits, whole["labels"], whole.get("judged"))

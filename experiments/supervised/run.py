@@ -1,0 +1,340 @@
+"""One supervised run from its configuration to its report; the loop is that of pre-training.
+
+set (audio, labels) -> batches -> [teacher's logits by id] -> step -> scores on the held-out part
+                                                               -> export/, report.json, pictures
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dasheng_jax.errors import ConfigError
+from experiments.configs.supervised import NO_SOURCE, SupervisedConfig
+from experiments.evaluation.scores import Scores, class_scores, tag_scores
+from experiments.supervised.network import Start, network_of
+from experiments.supervised.report import report_run
+from experiments.supervised.task import Recipe, supervised_task
+from experiments.training import config_io, entry
+from experiments.training.cluster import join_cluster
+from experiments.training.entry import say, say_unusable, write_record
+from experiments.training.epochs import Epochs
+from experiments.training.errors import UsageError
+from experiments.training.loop import train
+from experiments.training.mesh import batch_sharding, check_batch, imagined_mesh, make_mesh
+from experiments.training.metrics import block
+from experiments.training.optim import Optimiser, layer_shares, make_optimiser
+from experiments.training.run import Interrupted, Outcome, Run
+from experiments.training.startup import keep_programs
+from experiments.training.state import TrainState, abstract_state, state_placements
+from experiments.training.step import train_step
+from experiments.training.task import Task
+from experiments.training.unusable import Unusable
+from experiments.training.workdir import Workdir
+from mobile_jax.network import Config
+from pipelines import Dataset, batches, evaluation_batches
+from pipelines.ledger import Ledger
+from pipelines.sets import Objective, TrainingSet, open_set
+from pipelines.teacher import Teacher, open_teacher
+
+MAY_DIFFER = (
+  *entry.MAY_DIFFER,
+  "config.init",  # read by the first start alone
+  "config.teacher",  # the fingerprint of what it holds is compared instead
+  "config.teacher_ids",
+  "config.loop.validate_every",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A run with its set opened and everything derived from it.
+
+  Attributes:
+    cfg: as given, but `model` is the network that is trained.
+    labelled: the set.
+    train, held_out: its parts; the latter is the validation part, or else the test part.
+    task, optimiser, epochs: what the loop drives.
+    start: reads the weights that a new run begins with.
+    teacher: what is distilled from.
+  """
+
+  cfg: SupervisedConfig
+  labelled: TrainingSet
+  train: Dataset
+  held_out: Dataset
+  task: Task
+  optimiser: Optimiser
+  epochs: Epochs
+  start: Start | None
+  teacher: Teacher | None
+
+
+def run(cfg: SupervisedConfig, prog: str = "finetune") -> int:
+  """Runs one configuration; the exit code."""
+  if not cfg.dry_run:
+    join_cluster(cfg.loop.peer_seconds)
+  check(cfg)
+  if cfg.dry_run:
+    ready = prepare(cfg, Ledger(log=False), len(jax.devices()))
+    print(dry_run(ready))
+    return 0
+  keep_programs(cfg.compile_cache)
+  mesh = make_mesh(cfg.mesh)
+  check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
+  with Workdir(Path(cfg.workdir), active=jax.process_index() == 0) as place:
+    return _train(cfg, mesh, place, prog)
+
+
+def check(cfg: SupervisedConfig) -> None:
+  """UsageError for settings that no run could have, before anything is read."""
+  if cfg.data.source == NO_SOURCE or len(cfg.data.source) != 1:
+    raise UsageError("--data.source: name one labelled set, such as esc50=FOLDER or folder=FOLDER")
+  if not cfg.dry_run and not cfg.workdir:
+    raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
+  if cfg.data.crop == "sequential" and cfg.data.weights:
+    raise UsageError("--data.weights: a labelled set has one source; use --data.order importance")
+
+
+def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
+  """Opens the set, the teacher and the weights, and derives the rest."""
+  labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
+  # The set has split itself: what `holdout` decided there is not to be decided again.
+  data = dataclasses.replace(cfg.data, holdout=0.0)
+  trainset = Dataset(data, labelled.part("train"), "all", ledger)
+  which = "validation" if "validation" in labelled.parts else "test"
+  calm = dataclasses.replace(data, order="global")
+  held_out = Dataset(calm, labelled.part(which), "all", ledger)
+  classes = len(labelled.classes)
+  model, start = network_of(cfg, classes, devices)
+  if cfg.data.sample_rate != model.mel.sample_rate:
+    raise UsageError(
+      f"--data.sample_rate {cfg.data.sample_rate}: the model hears {model.mel.sample_rate} Hz"
+    )
+  if cfg.data.crop_samples < model.mel.min_samples:
+    raise UsageError(
+      f"--data.crop_seconds {cfg.data.crop_seconds:g}: the front end needs at least "
+      f"{model.mel.min_samples / model.mel.sample_rate:.3f} s"
+    )
+  cfg = dataclasses.replace(cfg, model=model)
+  teacher = _teacher(cfg, trainset, labelled)
+  clips = trainset.order(cfg.loop.seed).clips_per_epoch
+  epochs = Epochs(cfg.loop.epochs, clips, cfg.loop.batch_size)
+  recipe = Recipe(
+    labelled.objective, cfg.augment, cfg.distil if teacher else None, cfg.temperature, epochs
+  )
+  return Prepared(
+    cfg=cfg,
+    labelled=labelled,
+    train=trainset,
+    held_out=held_out,
+    task=supervised_task(model, recipe),
+    optimiser=_optimiser(cfg, model, epochs),
+    epochs=epochs,
+    start=start,
+    teacher=teacher,
+  )
+
+
+def score_of(objective: Objective, outputs: np.ndarray, given: dict[str, np.ndarray]) -> Scores:
+  """The scores of outputs over a whole part, from what its batches held besides waves."""
+  if objective == "classes":
+    return class_scores(outputs, given["labels"])
+  return tag_scores(outputs, given["labels"], given.get("judged"))
+
+
+def _optimiser(cfg: SupervisedConfig, model: Config, epochs: Epochs) -> Optimiser:
+  """The configured optimiser, its rate multiplied by the factor of each epoch."""
+  base = make_optimiser(cfg.optim, epochs.steps, model.compute.kernels)
+  factor = epochs.table(cfg.schedule)
+  return dataclasses.replace(base, rate=lambda step: base.rate(step) * factor(step))
+
+
+def _teacher(cfg: SupervisedConfig, trainset: Dataset, labelled: TrainingSet) -> Teacher | None:
+  """Opens the teacher and lets batches carry its logits."""
+  if not cfg.teacher:
+    return None
+  teacher = open_teacher(cfg.teacher, cfg.teacher_ids)
+  if teacher.classes != len(labelled.classes):
+    raise UsageError(
+      f"--teacher {cfg.teacher}: logits of {teacher.classes} classes, but {labelled.name} has "
+      f"{len(labelled.classes)}"
+    )
+  if teacher.names and teacher.names != labelled.classes:
+    raise UsageError(f"--teacher {cfg.teacher}: its classes are not those of {labelled.name}")
+  rows = np.concatenate(
+    [
+      teacher.rows_of(str(source.ids[int(i)]) for i in trainset.recordings_of(number))
+      for number, source in enumerate(trainset.sources)
+    ]
+  )
+  if len(rows) != len(trainset):
+    raise UsageError("--data.crop: stored logits are of whole recordings; use --data.crop single")
+  if not np.any(rows >= 0):
+    raise UsageError(f"--teacher {cfg.teacher}: it knows none of the {len(rows):,} recordings")
+
+  def row_of(examples: np.ndarray) -> np.ndarray:
+    return np.where(examples >= 0, rows[examples], -1)
+
+  trainset.fields["teacher"] = lambda examples: teacher.logits(row_of(examples))
+  trainset.fields["known"] = lambda examples: row_of(examples) >= 0
+  if unknown := int(np.sum(rows < 0)):
+    say(f"teacher   {unknown:,} of {len(rows):,} recordings are unknown to it")
+  return teacher
+
+
+def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
+  ledger = Ledger(log=False)  # the loop names what is found, above its progress line
+  ready = prepare(cfg, ledger, mesh.size)
+  cfg, workdir = ready.cfg, place.folder
+  say(_introduction(ready, mesh))
+  skipped = (*ready.train.skipped, *ready.held_out.skipped)
+  say_unusable(skipped)
+  loop = cfg.loop.in_steps(ready.epochs.steps, ready.epochs.clips)
+  objective = ready.labelled.objective
+  the_run = Run(
+    task=ready.task,
+    optimiser=ready.optimiser,
+    mesh=mesh,
+    cfg=loop,
+    workdir=workdir,
+    batches=functools.partial(_training_batches, ready),
+    validation=functools.partial(_validation_batches, ready) if loop.validate_every else None,
+    record=config_io.to_dict(cfg),
+    data=entry.fingerprint(ready.train, labels=True),
+    may_differ=MAY_DIFFER,
+    clip_seconds=cfg.data.crop_seconds,
+    unusable=Unusable(workdir, ledger, skipped),
+    still_there=place.check,
+    young=config_io.to_dict(dataclasses.replace(SupervisedConfig(), model=cfg.model)),
+    start=ready.start,
+    score=lambda outputs, given: score_of(objective, outputs, dict(given)).means,
+  )
+  began = time.monotonic()
+  try:
+    outcome = train(the_run, functools.partial(_before, ready, workdir))
+  except Interrupted as interrupted:
+    say(f"{prog}: {interrupted}")
+    return 128 + interrupted.signal_number
+  _finish(ready, mesh, outcome, workdir, began)
+  return 0
+
+
+def _training_batches(ready: Prepared, start: int, steps: int, host: int, hosts: int) -> Any:
+  loop = ready.cfg.loop
+  return batches(
+    ready.train,
+    batch_size=loop.batch_size,
+    seed=loop.seed,
+    start_step=start,
+    steps=steps,
+    host_index=host,
+    host_count=hosts,
+  )
+
+
+def _validation_batches(ready: Prepared, host: int, hosts: int) -> Any:
+  size = ready.cfg.loop.batch_size
+  return evaluation_batches(ready.held_out, size, host_index=host, host_count=hosts)
+
+
+def _before(ready: Prepared, workdir: Path, state: TrainState, new: bool) -> None:
+  """Nothing is written before this: only here is it known that the folder holds no other run."""
+  del state, new
+  write_record(workdir / "config.json", config_io.to_dict(ready.cfg))
+
+
+def _finish(ready: Prepared, mesh: Mesh, outcome: Outcome, workdir: Path, began: float) -> None:
+  """Exports the network, scores it on the test part, draws, and sums up."""
+  cfg = ready.cfg
+  params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
+  variables = entry.on_host({"params": params, **outcome.state.model_state})
+  summary = {
+    "steps": ready.epochs.steps,
+    "epochs": cfg.loop.epochs,
+    "resumed_at": outcome.start_step,
+    "clips_per_second": outcome.clips_per_second,
+    "idle_share": outcome.idle_share,
+    "skipped_batches": outcome.skipped,
+    "unusable_recordings": len(outcome.bad_recordings),
+    "seconds": time.monotonic() - began,
+    "seconds_to_first_step": outcome.start_seconds,
+  }
+  if jax.process_index() != 0:
+    return
+  if outcome.start_step >= ready.epochs.steps:  # nothing was trained: the run's own pace stands
+    summary |= entry.pace_of(workdir / "summary.json")
+  test = ready.held_out
+  if "validation" in ready.labelled.parts:
+    test = Dataset(ready.held_out.cfg, ready.labelled.part("test"), "all", ready.held_out.bad)
+  found = report_run(cfg, ready.labelled, variables, test, workdir)
+  summary |= found.summary
+  write_record(workdir / "summary.json", summary)
+  say("\n" + block(summary))
+  say("\n" + found.table)
+
+
+def _introduction(ready: Prepared, mesh: Mesh) -> str:
+  cfg = ready.cfg
+  state = abstract_state(ready.task, ready.optimiser)
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  table = state_placements(ready.task, state, mesh)
+  megabytes = sum(p.bytes_per_device for p in jax.tree.leaves(table)) / 1e6
+  lines = [
+    f"model     {type(cfg.model).__name__} of width {cfg.model.width:g}, {count:,} parameters, "
+    f"{len(ready.labelled.classes)} classes, from {cfg.init or 'random weights'}",
+    entry.devices_line(mesh, megabytes),
+    f"training  {ready.train.describe()}",
+    f"held out  {ready.held_out.describe()}",
+  ]
+  if ready.teacher is not None:
+    lines.append(f"teacher   {ready.teacher.describe}")
+  lines.append(
+    f"run       {cfg.loop.epochs} epochs, {ready.epochs.steps:,} steps of {cfg.loop.batch_size} "
+    f"clips, folder {cfg.workdir}"
+  )
+  return "\n".join(lines)
+
+
+def dry_run(ready: Prepared) -> str:
+  """What would be trained, after tracing the whole step; allocates nothing."""
+  cfg = ready.cfg
+  mesh = imagined_mesh(cfg.mesh, len(jax.devices()))
+  check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
+  state = abstract_state(ready.task, ready.optimiser)
+  rows = np.full(cfg.loop.batch_size, -1)
+  given = {name: values_of(rows) for name, values_of in ready.train.fields.items()}
+  batch: dict[str, Any] = {
+    "wave": jax.ShapeDtypeStruct((cfg.loop.batch_size, cfg.data.crop_samples), np.float32)
+  }
+  batch |= {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in given.items()}
+  with jax.sharding.use_abstract_mesh(mesh):
+    step = functools.partial(
+      train_step, task=ready.task, optimiser=ready.optimiser, seed=cfg.loop.seed
+    )
+    try:
+      _, metrics = jax.eval_shape(step, state, batch)
+    except ConfigError as error:
+      raise UsageError(str(error)) from None
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  lines = [
+    f"{type(cfg.model).__name__} of width {cfg.model.width:g}: {count:,} parameters",
+    f"training  {ready.train.describe()}",
+    f"held out  {ready.held_out.describe()}",
+    f"{cfg.loop.epochs} epochs are {ready.epochs.steps:,} steps of {cfg.loop.batch_size} clips, "
+    f"{batch_sharding(mesh).spec}",
+    f"the step traces and returns {', '.join(sorted(metrics))}",
+  ]
+  if cfg.optim.layer_rates:
+    shares = jax.tree.leaves(layer_shares(cfg.optim, state.params))
+    sizes = [x.size for x in jax.tree.leaves(state.params)]
+    frozen = sum(n for n, share in zip(sizes, shares, strict=True) if not share)
+    lines.append(f"{frozen:,} parameters are frozen by --optim.layer_rates")
+  return "\n".join(lines)

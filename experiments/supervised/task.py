@@ -1,0 +1,219 @@
+"""Tagging and scene classification as a `Task`: waves and labels in, a loss out.
+
+    wave f32[b, s] -> gain, roll, wave mixup -> log-mel f32[b, f, frames] -> mixup or MixStyle
+                   -> network -> logits f32[b, k] -> loss against labels, and against a teacher
+
+Source: reference text of MN and DyMN, section 10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from experiments.supervised.recipe import AugmentConfig, DistilConfig, TemperatureConfig
+from experiments.training.epochs import Epochs
+from experiments.training.task import Batch, Metrics, Task, Tree
+from mobile_jax.config import DyMNConfig
+from mobile_jax.dynamic import temperature_at
+from mobile_jax.losses import class_loss, distilled, soft_class_loss, soft_tag_loss, tag_loss
+from mobile_jax.network import Config, infer, init_variables, train_outputs
+from pipelines.kaldi_mel import log_mel_32k, perturbed_log_mel
+from pipelines.mixing import draw_mixing, draw_wave_mixing, mix, mix_waves
+from pipelines.mixstyle import draw_mixstyle, mixstyle
+from pipelines.sets import Objective
+from pipelines.wave_augment import draw_gain, draw_shift, roll
+
+# Small enough to be whole on every device.
+PARAM_AXES = ((r"", ()),)
+_DRAWS = ("gain", "roll", "wave_mixup", "band", "mixup", "mixstyle", "dropout")
+
+
+class Labels(NamedTuple):
+  """What is known of the clips of a batch.
+
+  Attributes:
+    targets: 0 to 1 for each class.
+    judged: 0 where nobody knows, or None where all is known.
+    known: False for a clip without any label.
+  """
+
+  targets: Float[Array, "b k"]
+  judged: Float[Array, "b k"] | None
+  known: Bool[Array, " b"]
+
+
+class Inputs(NamedTuple):
+  """What a training step feeds to the network, and what it should answer.
+
+  `share` and `partner` tell how log-mels were mixed; see `pipelines.mixing`.
+  """
+
+  log_mel: Float[Array, "b f frames"]
+  labels: Labels
+  share: Float[Array, " b"]
+  partner: Int[Array, " b"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How a network is trained on a set.
+
+  Attributes:
+    objective: "classes" or "tags".
+    augment, distil, temperature: see `recipe`; distil None has no teacher.
+    epochs: of the run.
+  """
+
+  objective: Objective
+  augment: AugmentConfig
+  distil: DistilConfig | None
+  temperature: TemperatureConfig
+  epochs: Epochs
+
+
+def supervised_task(model: Config, recipe: Recipe) -> Task:
+  """The task of a network; batches hold wave, labels, and perhaps judged, teacher and known."""
+
+  def init(key: jax.Array) -> dict[str, Tree]:
+    variables = init_variables(model, key)
+    return {"params": variables["params"], "model_state": {"batch_stats": variables["batch_stats"]}}
+
+  def loss(
+    params: Tree, model_state: Tree, batch: Batch, key: jax.Array, train: bool
+  ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+    variables = {"params": params, **model_state}
+    way = _train_loss if train else _eval_loss
+    return way(model, recipe, variables, batch, key)
+
+  scheduled: tuple[tuple[str, Any], ...] = ()
+  if isinstance(model, DyMNConfig):
+    scheduled = (("temperature", temperature_of(recipe)),)
+  return Task(init, loss, PARAM_AXES, scheduled)
+
+
+def temperature_of(recipe: Recipe):
+  """The function of the step that has the temperature of its epoch."""
+  cfg = recipe.temperature
+  return recipe.epochs.table(lambda epoch: float(temperature_at(epoch, **dataclasses.asdict(cfg))))
+
+
+def labels_of(batch: Batch, objective: Objective, classes: int) -> Labels:
+  """Labels as targets: class numbers i32[b] become one-hot rows, and -1 becomes an unknown clip."""
+  labels = batch["labels"]
+  if objective == "classes":
+    return Labels(jax.nn.one_hot(labels, classes), None, labels >= 0)
+  known = jnp.ones((labels.shape[0],), bool)
+  judged = batch.get("judged")
+  if judged is not None:
+    # Probabilities from many listeners, made a yes or no.
+    labels = (labels > 0.5).astype(jnp.float32)
+  return Labels(labels, judged, known)
+
+
+def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> Inputs:
+  """A training batch as the network is to see it."""
+  cfg = recipe.augment
+  keys = dict(zip(_DRAWS, jax.random.split(key, len(_DRAWS)), strict=True))
+  wave, rows = batch["wave"], batch["wave"].shape[0]
+  labels = labels_of(batch, recipe.objective, model.classes)
+  if cfg.gain:
+    wave = wave * draw_gain(keys["gain"], rows, cfg.gain)[:, None]
+  if cfg.roll:
+    wave = roll(wave, draw_shift(keys["roll"], rows, cfg.roll))
+  if cfg.wave_mixup:
+    share, partner = draw_wave_mixing(keys["wave_mixup"], rows, cfg.wave_mixup)
+    wave = mix_waves(wave, share, partner)
+    labels = mixed_labels(labels, share, partner)
+  if cfg.perturb:
+    log_mel = perturbed_log_mel(wave, model.mel, keys["band"])
+  else:
+    log_mel = log_mel_32k(wave, model.mel)
+  if cfg.mixstyle:
+    used, share, partner = draw_mixstyle(keys["mixstyle"], rows, cfg.mixstyle)
+    log_mel = jnp.where(used, mixstyle(log_mel, share, partner), log_mel)
+    share, partner = jnp.ones((rows,)), jnp.arange(rows)
+  else:
+    share, partner = draw_mixing(keys["mixup"], rows, cfg.mixup)
+    log_mel = mix(log_mel, share, partner) if cfg.mixup else log_mel
+  targets = mix(labels.targets, share, partner)
+  return Inputs(log_mel, labels._replace(targets=targets), share, partner)
+
+
+def mixed_labels(labels: Labels, share: Float[Array, " b"], partner: Int[Array, " b"]) -> Labels:
+  """Labels of mixed waves; what either listener judged is judged, and is again a yes or no."""
+  targets, judged = labels.targets, labels.judged
+  if judged is None:
+    return labels._replace(targets=mix(targets, share, partner))
+  mixed = mix(targets * judged, share, partner)
+  both = jnp.where(share[:, None] < 1, jnp.maximum(judged, judged[partner]), judged)
+  return labels._replace(targets=(mixed > 0.5).astype(jnp.float32), judged=both)
+
+
+def _train_loss(
+  model: Config, recipe: Recipe, variables: Tree, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+  for_augment, for_dropout = jax.random.split(key)
+  inputs = augmented(model, recipe, batch, for_augment)
+  outputs, stats = train_outputs(
+    model,
+    variables,
+    inputs.log_mel,
+    for_dropout if model.dropout else None,
+    **_temperature(model, batch),
+  )
+  rows = label_term = _label_loss(recipe.objective, outputs.logits, inputs.labels)
+  counted = jnp.sum(inputs.labels.known)
+
+  def mean(values: jax.Array) -> jax.Array:
+    return jnp.sum(values * inputs.labels.known) / jnp.maximum(counted, 1)
+
+  metrics = {"counted": counted.astype(jnp.float32)}
+  if recipe.distil is not None and recipe.distil.label_weight:
+    soft = _teacher_loss(recipe, outputs.logits, batch, inputs)
+    rows = distilled(label_term, soft, recipe.distil.label_weight)
+    metrics |= {"label_loss": mean(label_term), "teacher_loss": mean(soft)}
+  return mean(rows), ({"batch_stats": stats}, metrics)
+
+
+def _eval_loss(
+  model: Config, recipe: Recipe, variables: Tree, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+  del key
+  log_mel = log_mel_32k(batch["wave"], model.mel)
+  logits = infer(model, variables, log_mel, **_temperature(model, batch)).logits
+  labels = labels_of(batch, recipe.objective, model.classes)
+  real = labels.known & batch.get("mask", jnp.ones_like(labels.known))
+  counted = jnp.sum(real).astype(jnp.float32)
+  rows = _label_loss(recipe.objective, logits, labels)
+  loss = jnp.sum(jnp.where(real, rows, 0.0)) / jnp.maximum(counted, 1)
+  state = {name: x for name, x in variables.items() if name != "params"}
+  return loss, (state, {"counted": counted, "outputs": logits})
+
+
+def _temperature(model: Config, batch: Batch) -> dict[str, Any]:
+  return {"temperature": batch["temperature"]} if isinstance(model, DyMNConfig) else {}
+
+
+def _label_loss(objective: Objective, logits: jax.Array, labels: Labels) -> jax.Array:
+  if objective == "classes":
+    return class_loss(logits, labels.targets)
+  return tag_loss(logits, labels.targets, labels.judged)
+
+
+def _teacher_loss(recipe: Recipe, logits: jax.Array, batch: Batch, inputs: Inputs) -> jax.Array:
+  assert recipe.distil is not None
+  soft = soft_class_loss if recipe.objective == "classes" else soft_tag_loss
+  return soft(
+    logits,
+    batch["teacher"],
+    batch["known"],
+    inputs.share,
+    inputs.partner,
+    temperature=recipe.distil.temperature,
+    unknown_partner=recipe.distil.unknown_partner,
+  )

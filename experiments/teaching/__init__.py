@@ -1,0 +1,1 @@
+"""Teachers: what they say of recordings, and how it is stored."""

@@ -1,0 +1,273 @@
+"""Whole supervised runs on two classes of short tones."""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from experiments.configs.distill import ABLATIONS
+from experiments.configs.distill import EXPERIMENTS as DISTILL
+from experiments.configs.finetune import EXPERIMENTS as FINETUNE
+from experiments.configs.finetune import adam, labelled_data
+from experiments.configs.supervised import EpochLoopConfig, SupervisedConfig
+from experiments.supervised import run as module
+from experiments.supervised.recipe import AugmentConfig, DistilConfig
+from experiments.supervised.run import run
+from experiments.supervised.task import supervised_task
+from experiments.training import loop
+from experiments.training.epoch_factor import EpochFactor
+from experiments.training.errors import UsageError
+from experiments.training.mesh import make_mesh
+from experiments.training.metrics import read_metrics
+from experiments.training.step import compile_eval_step, compile_train_step
+from experiments.write_logits import WriteLogitsConfig
+from experiments.write_logits import main as write_logits
+from mobile_jax import config, load_model
+from mobile_jax.config import MNConfig
+from pipelines.kaldi_mel import KaldiMelConfig
+from tests.experiments.tiny_pretrain import quick_compiles
+from tests.pipelines.conftest import index_cache, tone  # noqa: F401
+
+replace = dataclasses.replace
+MODEL = MNConfig(width=0.1, mel=KaldiMelConfig(mel_bins=32)).with_compute(kernels="xla")
+TINY = SupervisedConfig(
+  model=MODEL,
+  data=replace(labelled_data(0.2, "single"), cache="memory"),
+  augment=AugmentConfig(roll=100),
+  optim=adam(3e-3),
+  schedule=EpochFactor(warmup=1, ramp_start=2, ramp_length=2, last=0.1),
+  loop=EpochLoopConfig(epochs=3, batch_size=4, log_every=1, keep=9),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once():
+  """Alike runs compile once, and networks have three blocks: all kinds, and a fifth of the time."""
+  with quick_compiles(), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(config, "_TABLE", tuple(config._TABLE[i] for i in (0, 1, 3)))
+    patch.setattr(module, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
+    patch.setattr(module, "supervised_task", functools.cache(supervised_task))
+    optimiser = module._optimiser
+    patch.setattr(module, "_optimiser", functools.cache(optimiser))
+    patch.setattr(loop, "compile_train_step", functools.cache(compile_train_step))
+    patch.setattr(loop, "compile_eval_step", functools.cache(compile_eval_step))
+    yield
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("audio")
+  for part, count in (("train", 10), ("test", 4)):
+    for n in range(count):
+      path = folder / part / ("low", "high")[n % 2] / f"{n}.wav"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      soundfile.write(path, tone(3 + 90 * (n % 2) + n, 0.25, 32_000), 32_000)
+  return folder
+
+
+def configured(audio, workdir, **changes):
+  data = replace(TINY.data, source=(f"folder={audio}",))
+  return replace(TINY, data=data, workdir=str(workdir), **changes)
+
+
+def rows(workdir, part="train"):
+  drop = ("clips_per_second", "idle_share")
+  found = [r for r in read_metrics(workdir / "metrics.jsonl") if r["part"] == part]
+  return [{k: v for k, v in row.items() if k not in drop} for row in found]
+
+
+def exported(workdir):
+  from safetensors.numpy import load_file
+
+  return load_file(workdir / "export" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(audio, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  assert run(configured(audio, workdir)) == 0
+  return workdir
+
+
+def test_a_run_leaves_the_network_its_scores_and_pictures(finished, audio):
+  found = rows(finished)
+  assert [row["step"] for row in found] == list(range(1, 9))  # three epochs of ten clips
+  # Warm-up, peak, and the first step down: epochs begin at the steps 0, 3 and 5.
+  factor = EpochFactor(warmup=1, ramp_start=2, ramp_length=2, last=0.1)
+  want = [3e-3 * factor(epoch) for epoch in (0, 0, 0, 1, 1, 2, 2, 2)]
+  np.testing.assert_allclose([row["lr"] for row in found], want, rtol=1e-6)
+  held_out = rows(finished, "validation")
+  assert {"loss", "accuracy", "class_accuracy", "log_loss"} <= set(held_out[-1])
+  report = json.loads((finished / "report.json").read_text())
+  assert (report["clips"], report["init"]) == (4, "random")
+  assert report["accuracy"] == pytest.approx(held_out[-1]["accuracy"])
+  assert report["log_loss"] == pytest.approx(held_out[-1]["loss"], rel=1e-4)
+  assert "| accuracy" in (finished / "report.md").read_text()
+  classes = list(csv.DictReader((finished / "classes.csv").open()))
+  assert {row["class"] for row in classes} == {"high", "low"}
+  for picture in ("loss.png", "confusion.png"):
+    assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+  tag, variables = load_model(finished / "export" / "model.safetensors")
+  wave, _ = soundfile.read(audio / "test" / "low" / "0.wav", dtype="float32")
+  assert tag(variables, jnp.asarray(wave)[None, :6_400])[0].shape == (1, 2)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, audio, tmp_path, monkeypatch):
+  def stopping(original):
+    def batches(*args, **how):
+      inner = original(*args, **how)
+      step = how["start_step"]
+
+      class Iterator:
+        wait_seconds = 0.0
+
+        def __enter__(self):
+          return self
+
+        def __exit__(self, *exception):
+          inner.close()
+
+        def __next__(self):
+          nonlocal step
+          if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+          step += 1
+          return next(inner)
+
+      return Iterator()
+
+    return batches
+
+  cfg = configured(audio, tmp_path / "stopped")
+  with monkeypatch.context() as patch:
+    patch.setattr(module, "batches", stopping(module.batches))
+    assert run(cfg) == 128 + signal.SIGTERM
+  assert run(cfg) == 0
+  assert rows(tmp_path / "stopped") == rows(finished)
+  whole, resumed = exported(finished), exported(tmp_path / "stopped")
+  assert all(whole[name].tobytes() == resumed[name].tobytes() for name in whole)
+
+
+def test_weights_begin_a_run_and_the_head_is_drawn_anew(finished, audio, tmp_path, monkeypatch):
+  """A network of two classes starts one of three; only the first start reads the file."""
+  for n in range(4):
+    path = audio.parent / "three" / ("train", "test")[n % 2] / "abc"[n % 3] / f"{n}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(n, 0.25, 32_000), 32_000)
+  for label in "abc":
+    for part in ("train", "test"):
+      folder = audio.parent / "three" / part / label
+      folder.mkdir(parents=True, exist_ok=True)
+      soundfile.write(folder / "more.wav", tone(ord(label), 0.25, 32_000), 32_000)
+  init = str(finished / "export" / "model.safetensors")
+  cfg = configured(audio.parent / "three", tmp_path / "more", init=init)
+  cfg = replace(cfg, schedule=EpochFactor(), optim=adam(0.0), loop=replace(cfg.loop, epochs=1))
+  assert run(cfg) == 0
+  before, after = exported(finished), exported(tmp_path / "more")
+  changed = {n for n in before if "running" not in n and "num_batches" not in n}
+  changed = {n for n in changed if before[n].tobytes() != after[n].tobytes()}
+  assert changed == {"classifier.5.weight", "classifier.5.bias"}
+  assert after["classifier.5.bias"].shape == (3,)
+
+
+def test_frozen_layers_stay_to_the_bit(finished, audio, tmp_path):
+  init = str(finished / "export" / "model.safetensors")
+  optim = replace(adam(1e-2), layer_rates=("^head/=1", "=0"))
+  cfg = configured(audio, tmp_path / "frozen", init=init, optim=optim)
+  assert run(replace(cfg, loop=replace(cfg.loop, epochs=1))) == 0
+  before, after = exported(finished), exported(tmp_path / "frozen")
+  parameters = [n for n in before if "running" not in n and "num_batches" not in n]
+  changed = {n for n in parameters if before[n].tobytes() != after[n].tobytes()}
+  assert changed
+  assert all(name.startswith("classifier.") for name in changed)
+
+
+def test_distillation_from_stored_logits(finished, audio, tmp_path, capsys):
+  logits = tmp_path / "logits"
+  teach = WriteLogitsConfig(
+    models=(str(finished / "export" / "model.safetensors"),) * 2,
+    out=str(logits),
+    recordings=4,
+    data=replace(labelled_data(0.2), source=(f"folder={audio}",)),
+  )
+  write_logits(teach)
+  assert sorted(p.name for p in logits.iterdir()) == [
+    *(f"ids-{i:05d}.npz" for i in range(3)),
+    *(f"logits-{i:05d}.npy" for i in range(3)),
+    "teacher.json",
+  ]
+  cfg = configured(audio, tmp_path / "student", teacher=str(logits), distil=DistilConfig(0.5))
+  assert run(cfg, "distill") == 0
+  found = rows(tmp_path / "student")
+  for row in found:
+    assert row["loss"] == pytest.approx(0.5 * (row["label_loss"] + row["teacher_loss"]), rel=1e-5)
+  assert "10 recordings" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_told_before_it_begins(audio, finished, tmp_path):
+  cfg = configured(audio, tmp_path / "x")
+  init = str(finished / "export" / "model.safetensors")
+  for changed, match in (
+    (replace(cfg, data=replace(cfg.data, source=("unset",))), "--data.source: name one labelled"),
+    (replace(cfg, workdir=""), "--workdir: name the folder"),
+    (replace(cfg, data=replace(cfg.data, sample_rate=16_000)), "the model hears 32000 Hz"),
+    (replace(cfg, data=replace(cfg.data, crop_seconds=0.01)), "needs at least 0.016 s"),
+    (replace(cfg, teacher=init), "no folder of stored logits"),
+    (replace(cfg, optim=replace(cfg.optim, layer_rates=("^nothing=0",))), "fits no parameter"),
+    (replace(cfg, loop=replace(cfg.loop, batch_size=11), dry_run=True), "is not divisible by"),
+  ):
+    with contextlib.suppress(SystemExit), pytest.raises(ValueError, match=match) as error:
+      run(changed)
+    assert "\n" not in str(error.value)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(audio, tmp_path, capsys):
+  cfg = configured(audio, tmp_path / "none", dry_run=True)
+  cfg = replace(cfg, loop=replace(cfg.loop, batch_size=8))
+  cfg = replace(cfg, optim=replace(cfg.optim, layer_rates=("^head/=1", "=0")))
+  assert run(cfg) == 0
+  told = capsys.readouterr().out
+  assert "3 epochs are 4 steps of 8 clips" in told
+  assert "parameters are frozen" in told
+  assert not (tmp_path / "none").exists()
+
+
+def test_every_recipe_is_what_the_papers_name():
+  assert {"esc50", "openmic", "fsd50k", "dcase20", "esc50_dymn", "own"} <= set(FINETUNE)
+  sizes = ("mn01", "mn02", "mn04", "mn05", "mn10", "mn20", "mn30", "mn40")
+  for size in (*sizes, "dymn04", "dymn10", "dymn20"):
+    assert f"audioset_kd_{size}" in DISTILL
+  per_table = {}
+  for name, cell in ABLATIONS.items():
+    per_table.setdefault(cell.table, []).append(cell)
+    assert name.startswith(cell.table.lower() + "_")
+    assert DISTILL[f"ablation_{name}"].model == cell.model
+  counts = {table: len(cells) for table, cells in per_table.items()}
+  assert counts == {
+    "II": 9,
+    "III": 4,
+    "IV": 4,
+    "V": 7,
+    "VI": 2,
+    "VII": 3,
+    "VIII": 4,
+    "IX": 3,
+    "X": 3,
+    "XI": 9,
+  }
+  for cells in per_table.values():
+    settings = [(cell.model, cell.temperature) for cell in cells]
+    # The default stands once in each column of table XI.
+    repeats = 2 if cells[0].table == "XI" else 0
+    assert len(set(settings)) == len(settings) - repeats
+  with pytest.raises(UsageError, match="--loop.epochs 0"):
+    EpochLoopConfig(epochs=0)

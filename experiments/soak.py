@@ -3,8 +3,9 @@
     python -m experiments.soak --minutes 30 --workdir runs/soak [--source FOLDER SHARDS ...]
 
 The run is a real one: `pretrain` with the model of `demo`, its data decoded from files, with
-checkpoints and validation on the way. A thread beside it notes memory, open file handles, threads
-and live JAX arrays. Each must be flat: the exit code is 0 if all are, else 1.
+checkpoints and validation on the way. A thread beside it notes memory (resident, and what of it is
+in use), open file handles, threads and live JAX arrays. Each must be flat: the exit code is 0 if
+all are, else 1.
 
 How flat is decided. After the warm-up the samples are cut into 12 blocks of equal time, and each
 block is represented by its median, since neighbouring samples are not independent. The slope over
@@ -35,6 +36,7 @@ from experiments import pretrain
 from experiments.configs.pretrain import EXPERIMENTS, PretrainConfig
 from experiments.training import cli, pictures
 from experiments.training.errors import RunError, UsageError
+from experiments.training.memory import in_use
 from experiments.training.metrics import FILE as METRICS_FILE
 from experiments.training.metrics import read_metrics
 from pipelines.config import DataConfig
@@ -58,6 +60,7 @@ class Limits:
   """
 
   memory_mb: float = 60.0  # resident
+  in_use_mb: float = 20.0  # of it, what was asked for and not freed
   handles: float = 20.0  # open files, pipes and sockets
   threads: float = 20.0
   arrays: float = 20.0  # JAX arrays that are alive
@@ -99,6 +102,7 @@ class Sample(NamedTuple):
 
   seconds: float  # since the first sample
   memory_mb: float
+  in_use_mb: float
   handles: int
   threads: int
   arrays: int
@@ -261,6 +265,7 @@ def take_sample(seconds: float) -> Sample:
   return Sample(
     seconds=seconds,
     memory_mb=pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+    in_use_mb=in_use() / 1e6,
     handles=len(os.listdir("/proc/self/fd")),
     threads=len(os.listdir("/proc/self/task")),
     arrays=len(arrays),

@@ -1,11 +1,10 @@
 """The documents name what is there: links, pictures, commands, configurations, make targets."""
 
+import importlib
 import pathlib
 import re
 
 import pytest
-
-from experiments.configs.pretrain import EXPERIMENTS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
@@ -56,9 +55,13 @@ def test_commands_exist(document, module):
   assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
-@pytest.mark.parametrize(("document", "name"), found(r"experiments\.pretrain --config ([a-z]\w*)"))
-def test_configurations_exist(document, name):
-  assert name in EXPERIMENTS
+@pytest.mark.parametrize(
+  ("document", "named"), found(r"experiments\.((?:pretrain|finetune|distill) --config [a-z]\w*)")
+)
+def test_configurations_exist(document, named):
+  command, name = named.split(" --config ")
+  registry = importlib.import_module(f"experiments.configs.{command}").EXPERIMENTS
+  assert name in registry
 
 
 @pytest.mark.parametrize(("document", "target"), found(r"(?m)(?:^|`)make ([a-z][a-z-]*)"))

@@ -62,6 +62,13 @@ EXPERIMENTS: dict[str, SupervisedConfig] = {
     about="dcase20 with MixStyle of every second batch in place of mixup",
     augment=AugmentConfig(mixstyle=0.5),
   ),
+  "esc50_quick": dataclasses.replace(
+    _ESC50["esc50"],
+    about="the recipe of esc50 in twelve epochs, with smaller batches and a higher rate",
+    optim=adam(5e-4),
+    schedule=EpochFactor(warmup=2, ramp_start=3, ramp_length=9, last=0.01),
+    loop=EpochLoopConfig(epochs=12, batch_size=32, validate_every=4, save_every=4),
+  ),
   "own": dataclasses.replace(
     _ESC50["esc50"],
     about="a folder for each class, or a table: ten seconds, a batch that fits anywhere",

@@ -79,7 +79,7 @@ class SupervisedConfig:
   # weights that a new run begins with: a file, a folder, a name of mobile_jax.MODELS, or empty;
   # they bring their own network, of which --model changes dropout, compute and the training of mel
   init: str = ""
-  fold: str = ""  # the part that is left out, of a set with folds
+  fold: str = ""  # the part that is left out, of a set with folds; "all": each in turn
   teacher: str = ""  # logits to distil from: a folder of ours, or the authors' .npy
   teacher_ids: str = ""  # the authors' dictionary from ids to rows (.pkl), for a .npy
   model: MNConfig | DyMNConfig = SIZES["mn10"]

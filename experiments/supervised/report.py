@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,21 @@ def score_table(rows: list[tuple[str, Scores]]) -> str:
   return markdown_table(
     ["set", *rows[0][1].means], [[name, *scores.row()] for name, scores in rows]
   )
+
+
+def folds_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+  """Markdown: a row for each fold's report, then their mean and standard deviation."""
+  first = next(iter(reports.values()))
+  names = [n for n, x in first.items() if isinstance(x, float)]
+  values = np.array([[report[name] for name in names] for report in reports.values()])
+  rows = [
+    [f"fold {fold}", str(report["clips"]), *(f"{report[name]:.4f}" for name in names)]
+    for fold, report in reports.items()
+  ]
+  total = str(sum(report["clips"] for report in reports.values()))
+  rows.append(["mean", total, *(f"{x:.4f}" for x in values.mean(axis=0))])
+  rows.append(["deviation", "", *(f"{x:.4f}" for x in values.std(axis=0, ddof=1))])
+  return markdown_table([str(first["set"]).split(" fold ")[0], "clips", *names], rows)
 
 
 def score_network(

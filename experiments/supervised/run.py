@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dasheng_jax.errors import ConfigError
 from experiments.configs.supervised import NO_SOURCE, SupervisedConfig
 from experiments.evaluation.scores import Scores, class_scores, tag_scores
 from experiments.supervised.network import Start, network_of
-from experiments.supervised.report import report_run
+from experiments.supervised.report import folds_table, report_run
 from experiments.supervised.task import Recipe, supervised_task
 from experiments.training import config_io, entry
 from experiments.training.cluster import join_cluster
@@ -44,6 +45,7 @@ from pipelines.ledger import Ledger
 from pipelines.sets import Objective, TrainingSet, open_set
 from pipelines.teacher import Teacher, open_teacher
 
+ALL = "all"  # in place of a fold
 MAY_DIFFER = (
   *entry.MAY_DIFFER,
   "config.init",  # read by the first start alone
@@ -78,7 +80,9 @@ class Prepared:
 
 
 def run(cfg: SupervisedConfig, prog: str = "finetune") -> int:
-  """Runs one configuration; the exit code."""
+  """Runs one configuration, or with `fold` "all" one for each fold of the set; the exit code."""
+  if cfg.fold == ALL:
+    return _run_folds(cfg, prog)
   if not cfg.dry_run:
     join_cluster(cfg.loop.peer_seconds)
   check(cfg)
@@ -91,6 +95,29 @@ def run(cfg: SupervisedConfig, prog: str = "finetune") -> int:
   check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
   with Workdir(Path(cfg.workdir), active=jax.process_index() == 0) as place:
     return _train(cfg, mesh, place, prog)
+
+
+def _run_folds(cfg: SupervisedConfig, prog: str) -> int:
+  """Each fold in a folder of its own below the run's; those that are finished are left alone."""
+  check(cfg)
+  folds = open_set(cfg.data.source[0], cfg.data).folds
+  if not folds:
+    raise UsageError(f"--fold {ALL}: {cfg.data.source[0]} has no folds")
+  if cfg.dry_run:
+    return run(dataclasses.replace(cfg, fold=folds[0]), prog)
+  reports = {}
+  for fold in folds:
+    folder = Path(cfg.workdir) / f"fold_{fold}"
+    if not (folder / "report.json").is_file():
+      code = run(dataclasses.replace(cfg, fold=fold, workdir=str(folder)), prog)
+      if code:
+        return code
+    reports[fold] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+  table = folds_table(reports)
+  (Path(cfg.workdir) / "report.md").write_text(table + "\n", encoding="utf-8")
+  write_record(Path(cfg.workdir) / "report.json", {"folds": reports})
+  say("\n" + table)
+  return 0
 
 
 def check(cfg: SupervisedConfig) -> None:

@@ -28,6 +28,7 @@ class TrainingSet:
     objective: whether clips have one class or tags.
     parts: sources by part; "train" and "test" are always there, "validation" where it is published.
     seconds: length of a clip as the released recipes cut it.
+    folds: what `fold` may be, where the set has folds.
   """
 
   name: str
@@ -35,6 +36,7 @@ class TrainingSet:
   objective: Objective
   parts: Mapping[str, tuple[Source, ...]]
   seconds: float
+  folds: tuple[str, ...] = ()
 
   def part(self, name: str) -> tuple[Source, ...]:
     """The sources of a part; DataError names those that there are."""

@@ -68,4 +68,5 @@ def _esc(
       "test": part([r for r in rows if r["fold"].strip() == fold], f"fold {fold}"),
     },
     seconds=SECONDS,
+    folds=FOLDS,
   )

@@ -48,4 +48,5 @@ def spoken_digits(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
       "test": part([m for m in found if m["speaker"] == fold], f"of {fold}"),
     },
     seconds=SECONDS,
+    folds=tuple(speakers),
   )

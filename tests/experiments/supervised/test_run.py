@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from experiments import inspect_dymn, score
 from experiments.configs.distill import ABLATIONS
 from experiments.configs.distill import EXPERIMENTS as DISTILL
 from experiments.configs.finetune import EXPERIMENTS as FINETUNE
 from experiments.configs.finetune import adam, labelled_data
 from experiments.configs.supervised import EpochLoopConfig, SupervisedConfig
+from experiments.inspection.pictures import draw_relus, mapping_density
 from experiments.supervised import run as module
 from experiments.supervised.recipe import AugmentConfig, DistilConfig
 from experiments.supervised.run import run
@@ -32,7 +34,9 @@ from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.write_logits import WriteLogitsConfig
 from experiments.write_logits import main as write_logits
 from mobile_jax import config, load_model
-from mobile_jax.config import MNConfig
+from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax.network import init_variables
+from mobile_jax.weights.load import write_model
 from pipelines.kaldi_mel import KaldiMelConfig
 from tests.experiments.tiny_pretrain import quick_compiles
 from tests.pipelines.conftest import index_cache, tone  # noqa: F401
@@ -211,6 +215,55 @@ def test_distillation_from_stored_logits(finished, audio, tmp_path, capsys):
   for row in found:
     assert row["loss"] == pytest.approx(0.5 * (row["label_loss"] + row["teacher_loss"]), rel=1e-5)
   assert "10 recordings" in capsys.readouterr().err
+
+
+def test_scores_of_what_was_trained(finished, audio, tmp_path, capsys):
+  """By clips as the run's own report, and at full length; clips of one length are the same."""
+  model = str(finished / "export" / "model.safetensors")
+  data = replace(labelled_data(0.25, "single"), source=(f"folder={audio}",))
+  score.main(score.ScoreConfig(models=(model,), out=str(tmp_path / "clips"), data=data))
+  score.main(score.ScoreConfig(models=(model,), out=str(tmp_path), whole=True, grid=0.0, data=data))
+  capsys.readouterr()
+  clips, whole = (
+    json.loads((folder / "scores.json").read_text())["model.safetensors"]
+    for folder in (tmp_path / "clips", tmp_path)
+  )
+  assert clips["log_loss"] == pytest.approx(whole["log_loss"], rel=1e-5)
+  assert (tmp_path / "confusion.png").is_file()
+  with pytest.raises(UsageError, match="name a model: MODELS"):
+    score.main(score.ScoreConfig(data=data))
+
+
+def test_a_network_without_dynamics_is_not_inspected(finished, audio, tmp_path):
+  cfg = inspect_dymn.InspectConfig(
+    weights=(str(finished / "export" / "model.safetensors"),),
+    out=str(tmp_path),
+    data=replace(labelled_data(0.2, "single"), source=(f"folder={audio}",)),
+  )
+  with pytest.raises(UsageError, match="is an MN, which has nothing dynamic"):
+    inspect_dymn.main(cfg)
+
+
+def test_an_inspection_leaves_a_table_and_pictures(audio, tmp_path, capsys):
+  model = DyMNConfig(width=0.1, classes=2, mel=MODEL.mel, relus=()).with_compute(kernels="xla")
+  variables = jax.jit(lambda key: init_variables(model, key))(jax.random.key(0))
+  write_model(tmp_path / "dymn.safetensors", model, jax.device_get(variables))
+  cfg = inspect_dymn.InspectConfig(
+    weights=(str(tmp_path / "dymn.safetensors"),),
+    out=str(tmp_path / "found"),
+    batch_size=3,
+    data=replace(labelled_data(0.2, "single"), source=(f"folder={audio}",)),
+  )
+  inspect_dymn.main(cfg)
+  record = json.loads((tmp_path / "found" / "table.json").read_text())
+  assert len(record) == 1 + 5 + 4  # nothing of Dy-ReLU, which this network does not have
+  assert "| Dy-Conv " in capsys.readouterr().out
+  assert (tmp_path / "found" / "disturbed.png").is_file()
+  lines = np.random.default_rng(0).normal(0, 0.5, (4, 8, 4)).astype(np.float32)
+  drawn = draw_relus({"block 1": lines, "block 2": lines}, tmp_path / "dyrelu.png")
+  assert drawn.stat().st_size > 2000
+  identity = mapping_density(np.array([[1.0, 0.0, 0.0, -9.0]], np.float32))
+  assert (identity.argmax(axis=0) == np.arange(161)).all()
 
 
 def test_what_cannot_be_trained_is_told_before_it_begins(audio, finished, tmp_path):

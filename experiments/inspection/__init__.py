@@ -1,0 +1,1 @@
+"""Pictures of what the dynamics of a DyMN do."""

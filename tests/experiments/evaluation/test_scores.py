@@ -1,0 +1,69 @@
+"""Scores over a whole set, against values by hand and the recorded ones of OpenMIC."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.evaluation.scores import class_scores, per_class_table, tag_scores
+from pipelines.errors import DataError
+from tests.mobile_jax.fixtures import golden
+
+
+def test_one_class_per_clip():
+  logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]))
+  labels = np.array([0, 1, 1, 0])
+  scores = class_scores(logits.astype(np.float32), labels)
+  assert scores.means["accuracy"] == 0.5
+  assert scores.means["class_accuracy"] == 0.5  # of the two classes that occur
+  want = -np.mean(np.log([0.7, 0.8, 0.3, 0.2]))
+  assert scores.means["log_loss"] == pytest.approx(want, rel=1e-6)
+  assert scores.confusion.tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+  table = per_class_table(scores, ["a", "b", "c"])
+  assert table[-1] == {"class": "c", "accuracy": None, "clips": 0.0}
+
+
+def test_tags():
+  logits = np.array([[3.0, 0.0], [2.0, 1.0], [1.0, 2.0], [0.0, 3.0]], np.float32)
+  targets = np.array([[1, 0], [0, 0], [1, 0], [0, 0]], np.float32)
+  scores = tag_scores(logits, targets)
+  # Ranks of the positives are 1 and 3: precisions 1 and 2/3; three of four pairs are in order.
+  assert scores.means["mAP"] == pytest.approx((1 + 2 / 3) / 2)
+  assert scores.means["roc_auc"] == pytest.approx(0.75)
+  assert scores.means["d_prime"] == pytest.approx(math.sqrt(2) * 0.67448975)
+  assert scores.means["classes"] == 1  # nobody has the second tag
+  assert math.isnan(scores.per_class["average_precision"][1])
+  perfect = tag_scores(targets, targets)
+  assert perfect.means["mAP"] == 1
+  assert math.isfinite(perfect.means["d_prime"])
+
+
+def test_what_nobody_judged_has_no_say():
+  logits = np.array([[3.0], [2.0], [1.0], [9.0]], np.float32)
+  targets = np.array([[1], [0], [1], [0]], np.float32)
+  judged = np.array([[1], [1], [1], [0]], np.float32)
+  found = tag_scores(logits, targets, judged).means
+  assert found["mAP"] == pytest.approx((1 + 2 / 3) / 2)
+  assert found["roc_auc"] == pytest.approx(0.5)
+
+
+def test_the_recorded_scores_of_openmic():
+  recorded = golden("mobile_training")
+  logits, targets, judged = (
+    np.asarray(recorded[f"openmic/metric_{name}"]) for name in ("scores", "targets", "mask")
+  )
+  found = tag_scores(logits, targets, judged)
+  for ours, theirs in (("average_precision", "ap"), ("roc_auc", "roc")):
+    want = np.asarray(recorded[f"openmic/metric_{theirs}_per_class"])
+    np.testing.assert_allclose(found.per_class[ours], want, atol=1e-7)
+
+
+def test_outputs_that_are_not_finite_or_do_not_fit():
+  with pytest.raises(DataError, match="the outputs of 1 of 2 clips are not finite"):
+    class_scores(np.array([[np.nan, 0], [0, 1]], np.float32), np.array([0, 1]))
+  with pytest.raises(DataError, match=r"labels must lie within 0\.\.1"):
+    class_scores(np.zeros((2, 2), np.float32), np.array([0, 2]))
+  with pytest.raises(DataError, match="do not belong to"):
+    tag_scores(np.zeros((2, 2), np.float32), np.zeros((2, 3), np.float32))
+  with pytest.raises(DataError, match="no class has both"):
+    tag_scores(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32))

@@ -89,7 +89,8 @@ def main(cfg: InspectConfig) -> None:
   names = ["", *(name for name in DISTURBANCES if applies(name, model))]
   with Progress("disturbing", len(names), "ways") as progress:
     for name in names:
-      rows[name] = score_of(labelled.objective, _outputs(cfg, model, variables, mels, name), given)
+      logits = _outputs(cfg, model, variables, mels, name, len(given["labels"]))
+      rows[name] = score_of(labelled.objective, logits, given)
       progress.add()
   folder = Path(cfg.out)
   folder.mkdir(parents=True, exist_ok=True)
@@ -138,8 +139,15 @@ def _heard(
 
 
 def _outputs(
-  cfg: InspectConfig, model: DyMNConfig, variables: dict, mels: list[jax.Array], name: str
+  cfg: InspectConfig,
+  model: DyMNConfig,
+  variables: dict,
+  mels: list[jax.Array],
+  name: str,
+  clips: int,
 ) -> np.ndarray:
+  """Logits f32[clips, k] under a disturbance, or with "" under none."""
+
   def plain(mel: jax.Array, key: jax.Array) -> jax.Array:
     if not name:
       return infer(model, variables, mel).logits
@@ -149,8 +157,7 @@ def _outputs(
   run = jax.jit(plain)
   base = jax.random.key(cfg.seed)
   logits = [np.asarray(run(mel, jax.random.fold_in(base, i))) for i, mel in enumerate(mels)]
-  most = cfg.clips or sum(len(x) for x in logits)
-  return np.concatenate(logits)[:most]
+  return np.concatenate(logits)[:clips]
 
 
 def _table(rows: dict[str, Scores]) -> str:

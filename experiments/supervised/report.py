@@ -19,7 +19,7 @@ from experiments.training.metrics import write_json
 from experiments.training.pictures import loss_curve
 from mobile_jax.inference import tag
 from mobile_jax.network import Config
-from mobile_jax.weights.load import write_model
+from mobile_jax.weights.load import has_names, write_folder, write_model
 from pipelines import Dataset, evaluation_batches
 from pipelines.sets import Objective, TrainingSet
 
@@ -39,10 +39,7 @@ def report_run(
   workdir: Path,
 ) -> Report:
   """Writes export/, report.json, report.md, classes.csv and the pictures into the run's folder."""
-  folder = workdir / "export"
-  folder.mkdir(exist_ok=True)
-  for name in ("model.safetensors", "model.pt"):
-    write_model(folder / name, cfg.model, variables)
+  exported = _export(cfg.model, variables, workdir / "export")
   scores = score_network(cfg.model, variables, test, labelled.objective, cfg.loop.batch_size)
   name = f"{labelled.name}{f' fold {cfg.fold}' if cfg.fold else ''}"
   record = {"set": name, "clips": len(test), "init": cfg.init or "random", **scores.means}
@@ -58,10 +55,21 @@ def report_run(
     )
   summary = {
     **scores.means,
-    "model": str(folder / "model.safetensors"),
+    "model": str(exported),
     "pictures": ", ".join(str(p) for p in pictures),
   }
   return Report(summary, table)
+
+
+def _export(model: Config, variables: dict[str, Any], folder: Path) -> Path:
+  """Writes the network as the released code has it, or, where that has no names, in our own way."""
+  folder.mkdir(exist_ok=True)
+  if not has_names(model):
+    write_folder(folder / "model", model, variables)
+    return folder / "model"
+  for name in ("model.pt", "model.safetensors"):
+    write_model(folder / name, model, variables)
+  return folder / "model.safetensors"
 
 
 def score_table(rows: list[tuple[str, Scores]]) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,13 @@ def network_of(cfg: Config, source: str) -> tuple[tuple[Rule, ...], Mapping]:
 
   WeightsError where no network can be built of it.
   """
+  return _built(lambda: (rules(cfg), shapes(cfg)), source)
+
+
+def _built(make: Callable[[], Any], source: str) -> Any:
+  """What is made of a configuration out of a file; WeightsError where nothing can be."""
   try:
-    return rules(cfg), shapes(cfg)
+    return make()
   except ConfigError:
     raise
   except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
@@ -135,7 +141,7 @@ def recorded(record: Mapping[str, Any], where: Path) -> Config | None:
 def _from_our_folder(
   folder: Path, cfg: Config, record: Mapping, classes: int | None, key: jax.Array | None
 ) -> tuple[Config, dict]:
-  _, wanted = network_of(cfg, str(folder))
+  wanted = _built(lambda: shapes(cfg), str(folder))  # ablations have no names in PyTorch
   tree = unflatten(folders.read_state(folder, wanted, folders.arrays_of(folder, record)))
   if classes is not None and classes != cfg.classes:
     cfg = dataclasses.replace(cfg, classes=classes)
@@ -232,6 +238,37 @@ def fresh_head(cfg: Config, key: jax.Array) -> dict[str, jax.Array]:
   _, replaced = _CLASSES.get(getattr(cfg, "head", "mlp"), ("", "head/"))
   fresh = flatten(init_variables(cfg, key))
   return {p: x for p, x in fresh.items() if p.split("/", 1)[1].startswith(replaced)}
+
+
+def has_names(cfg: Config) -> bool:
+  """Whether the released code has names for a configuration's weights: not for every ablation."""
+  try:
+    rules(cfg)
+  except ConfigError:
+    return False
+  return True
+
+
+def write_folder(folder: str | os.PathLike, cfg: Config, variables: Mapping) -> None:
+  """Writes one of our own folders, which holds any configuration; whole or not at all.
+
+  A folder of ours under the same name is replaced; WeightsError for anything else that is there.
+  """
+  folder = Path(folder)
+  if folder.exists() and not (folder / folders.STATE).is_dir():
+    raise WeightsError(f"{folder}: is there and no folder of our weights; choose another name")
+  part = folder.with_name(f"{folder.name}.partial")
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  leaves = {path: np.asarray(x) for path, x in flatten(variables).items()}
+  groups = folders.parts_of({path: x.nbytes for path, x in leaves.items()})
+  arrays = folders.write_state(part, ({path: leaves[path] for path in group} for group in groups))
+  family = family_of(cfg)
+  record = {**make_record(family, cfg), "arrays": arrays}
+  text = json.dumps({"model_type": family, OURS: record}, indent=2)
+  (part / folders.CONFIG).write_text(text + "\n")
+  shutil.rmtree(folder, ignore_errors=True)
+  part.replace(folder)
 
 
 def write_model(path: str | os.PathLike, cfg: Config, variables: Mapping) -> None:

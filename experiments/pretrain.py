@@ -44,6 +44,7 @@ from experiments.training.mesh import (
   imagined_mesh,
   make_mesh,
 )
+from experiments.training.memory import few_heaps
 from experiments.training.metrics import block
 from experiments.training.optim import Optimiser, make_optimiser
 from experiments.training.run import Interrupted, Outcome, Run
@@ -67,6 +68,7 @@ def main(cfg: PretrainConfig, sources: Sequence[Source] = ()) -> int:
   sources: recordings that are open already, such as a `pipelines.ArraySource` of waves in memory;
     they take the place of `cfg.data.source`.
   """
+  few_heaps()
   if not cfg.dry_run:
     join_cluster(cfg.loop.peer_seconds)
   task = dasheng_task(cfg.model)

@@ -30,6 +30,7 @@ from experiments.training.epochs import Epochs
 from experiments.training.errors import UsageError
 from experiments.training.loop import train
 from experiments.training.mesh import batch_sharding, check_batch, imagined_mesh, make_mesh
+from experiments.training.memory import few_heaps
 from experiments.training.metrics import block
 from experiments.training.optim import Optimiser, layer_shares, make_optimiser
 from experiments.training.run import Interrupted, Outcome, Run
@@ -83,6 +84,7 @@ def run(cfg: SupervisedConfig, prog: str = "finetune") -> int:
   """Runs one configuration, or with `fold` "all" one for each fold of the set; the exit code."""
   if cfg.fold == ALL:
     return _run_folds(cfg, prog)
+  few_heaps()
   if not cfg.dry_run:
     join_cluster(cfg.loop.peer_seconds)
   check(cfg)

@@ -12,14 +12,17 @@ from safetensors.numpy import save_file
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights.table import flatten
 from dasheng_jax.weights.torch_file import write_torch
-from mobile_jax.config import SIZES, MNConfig
+from mobile_jax import network
+from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 from mobile_jax.models import MODELS
 from mobile_jax.weights.load import (
   config_of,
+  has_names,
   load_model,
   open_content,
   read_model,
   state_of,
+  write_folder,
   write_model,
 )
 from tests.mobile_jax.fixtures import DYMN_NAMES, MN_NAMES, PACKED, drawn, shapes_of
@@ -244,3 +247,23 @@ def test_a_tagger_can_be_exported(state, save):
   want, want_features = run(variables, wave)
   np.testing.assert_allclose(logits, want, atol=1e-4)
   np.testing.assert_allclose(features, want_features, atol=1e-4)
+
+
+def test_an_ablation_goes_into_a_folder_of_ours_and_back(tmp_path):
+  cfg = DyMNConfig(width=0.1, classes=3, attention="srm", convs=("depthwise",))
+  draw = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: draw.integers(0, 9, x.shape).astype(x.dtype), network.shapes(cfg)
+  )
+  assert not has_names(cfg)
+  with pytest.raises(ConfigError, match="no names for its weights"):
+    write_model(tmp_path / "x.safetensors", cfg, variables)
+  for _ in range(2):  # the second replaces the first
+    write_folder(tmp_path / "ours", cfg, variables)
+  found, read = read_model(tmp_path / "ours")
+  assert found == cfg
+  for path, x in flatten(variables).items():
+    np.testing.assert_array_equal(x, flatten(read)[path])
+  (tmp_path / "other").mkdir()
+  with pytest.raises(WeightsError, match="no folder of our weights"):
+    write_folder(tmp_path / "other", cfg, variables)

@@ -37,6 +37,7 @@ from experiments.training.entry import (
 )
 from experiments.training.errors import UsageError
 from experiments.training.loop import train
+from experiments.training.memory import few_heaps
 from experiments.training.mesh import (
   batch_sharding,
   check_batch,
@@ -44,7 +45,6 @@ from experiments.training.mesh import (
   imagined_mesh,
   make_mesh,
 )
-from experiments.training.memory import few_heaps
 from experiments.training.metrics import block
 from experiments.training.optim import Optimiser, make_optimiser
 from experiments.training.run import Interrupted, Outcome, Run

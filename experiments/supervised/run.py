@@ -29,8 +29,8 @@ from experiments.training.entry import say, say_unusable, write_record
 from experiments.training.epochs import Epochs
 from experiments.training.errors import UsageError
 from experiments.training.loop import train
-from experiments.training.mesh import batch_sharding, check_batch, imagined_mesh, make_mesh
 from experiments.training.memory import few_heaps
+from experiments.training.mesh import batch_sharding, check_batch, imagined_mesh, make_mesh
 from experiments.training.metrics import block
 from experiments.training.optim import Optimiser, layer_shares, make_optimiser
 from experiments.training.run import Interrupted, Outcome, Run

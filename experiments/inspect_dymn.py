@@ -10,11 +10,14 @@ Dy-ReLUs, block by block, over the clips of the set (dyrelu.png, its figure 6).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.configs.finetune import labelled_data
@@ -22,6 +25,7 @@ from experiments.configs.supervised import NO_SOURCE
 from experiments.evaluation.report import markdown_table
 from experiments.evaluation.scores import Scores
 from experiments.inspection.pictures import draw_left, draw_relus
+from experiments.supervised.network import check_rate
 from experiments.supervised.run import score_of
 from experiments.training import cli
 from experiments.training.entry import say
@@ -83,15 +87,11 @@ def main(cfg: InspectConfig) -> None:
       f"{cfg.weights[0]}: tells {model.classes} classes apart, {labelled.name} has "
       f"{len(labelled.classes)}"
     )
+  check_rate(cfg.data, model)
   dataset = Dataset(cfg.data, labelled.part(cfg.part))
-  mels, given = _heard(cfg, model, dataset)
-  rows: dict[str, Scores] = {}
   names = ["", *(name for name in DISTURBANCES if applies(name, model))]
-  with Progress("disturbing", len(names), "ways") as progress:
-    for name in names:
-      logits = _outputs(cfg, model, variables, mels, name, len(given["labels"]))
-      rows[name] = score_of(labelled.objective, logits, given)
-      progress.add()
+  logits, given, coefficients = _heard(cfg, model, variables, dataset, names)
+  rows = {name: score_of(labelled.objective, x, given) for name, x in logits.items()}
   folder = Path(cfg.out)
   folder.mkdir(parents=True, exist_ok=True)
   table = _table(rows)
@@ -99,65 +99,62 @@ def main(cfg: InspectConfig) -> None:
   record = {name or "undisturbed": scores.means for name, scores in rows.items()}
   (folder / "table.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
   draw_left(_left(rows), folder / "disturbed.png")
-  coefficients = relu_coefficients(model, variables, mels[0])
   if coefficients:
-    blocks = {_block(path): np.asarray(x) for path, x in coefficients.items()}
-    draw_relus(blocks, folder / "dyrelu.png")
+    draw_relus({_block(path): x for path, x in coefficients.items()}, folder / "dyrelu.png")
   print(table)
   say(f"table and pictures are in {folder}")
 
 
 def _heard(
-  cfg: InspectConfig, model: DyMNConfig, dataset: Dataset
-) -> tuple[list[jax.Array], dict[str, np.ndarray]]:
-  """Log-mels of whole batches, and the labels of their clips.
+  cfg: InspectConfig, model: DyMNConfig, variables: dict, dataset: Dataset, names: list[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """({disturbance: logits f32[clips, k]}, labels of the clips, Dy-ReLUs of the first batch).
 
-  Padding is left out by repeating the first clips: a shuffle must not bring in silence.
+  Every batch is heard in all ways before the next is read. Where the last one has room left, its
+  first clips stand there again: a shuffle must not bring in silence.
   """
   most = min(cfg.clips or len(dataset), len(dataset))
-  waves: list[np.ndarray] = []
+  if most < 2:
+    raise UsageError(f"{dataset.sources[0].name}: {most} clip(s); two or more can be shuffled")
+  front_end = jax.jit(functools.partial(log_mel, model))
+  programs = {name: jax.jit(_program(model, name)) for name in names}
+  base = jax.random.key(cfg.seed)
+  logits: dict[str, list[np.ndarray]] = {name: [] for name in names}
   given: list[dict[str, np.ndarray]] = []
-  front_end = jax.jit(lambda wave: log_mel(model, wave))
+  coefficients: dict[str, np.ndarray] = {}
   with (
-    Progress("reading", most, "clips") as progress,
-    evaluation_batches(dataset, cfg.batch_size) as batches,
+    Progress("hearing", most, "clips") as progress,
+    evaluation_batches(dataset, min(cfg.batch_size, most)) as batches,
   ):
-    for batch in batches:
-      real = batch["mask"]
-      waves.append(batch["wave"][real])
-      given.append({name: batch[name][real] for name in dataset.fields})
-      progress.add(int(real.sum()))
+    for number, batch in enumerate(batches):
+      real = np.flatnonzero(batch["mask"])[: most - progress.done]
+      if len(real):
+        mel = front_end(jnp.asarray(batch["wave"][np.resize(real, len(batch["mask"]))]))
+        if not coefficients:
+          coefficients = jax.device_get(relu_coefficients(model, variables, mel))
+        for name, program in programs.items():
+          found = program(variables, mel, jax.random.fold_in(base, number))
+          logits[name].append(np.asarray(found)[: len(real)])
+        given.append({name: batch[name][real] for name in dataset.fields})
+      progress.add(len(real))
       if progress.done >= most:
         break
-  wave = np.concatenate(waves)[:most]
-  labels = {name: np.concatenate([part[name] for part in given])[:most] for name in given[0]}
-  if len(wave) < 2:
-    raise UsageError(f"{dataset.sources[0].name}: {len(wave)} clip(s); two or more can be shuffled")
-  size = min(cfg.batch_size, len(wave))
-  wave = np.concatenate([wave, wave])[: -(-len(wave) // size) * size]
-  return [front_end(wave[i : i + size]) for i in range(0, len(wave), size)], labels
+  if not given:
+    raise UsageError(f"{dataset.sources[0].name}: none of its recordings can be read")
+  labels = {name: np.concatenate([part[name] for part in given]) for name in given[0]}
+  return {name: np.concatenate(parts) for name, parts in logits.items()}, labels, coefficients
 
 
-def _outputs(
-  cfg: InspectConfig,
-  model: DyMNConfig,
-  variables: dict,
-  mels: list[jax.Array],
-  name: str,
-  clips: int,
-) -> np.ndarray:
-  """Logits f32[clips, k] under a disturbance, or with "" under none."""
+def _program(model: DyMNConfig, name: str) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:
+  """(variables, log-mel, key) -> logits under a disturbance, or with "" under none."""
 
-  def plain(mel: jax.Array, key: jax.Array) -> jax.Array:
+  def run(variables: dict, mel: jax.Array, key: jax.Array) -> jax.Array:
     if not name:
       return infer(model, variables, mel).logits
     with disturbed(name, key):
       return infer(model, variables, mel).logits
 
-  run = jax.jit(plain)
-  base = jax.random.key(cfg.seed)
-  logits = [np.asarray(run(mel, jax.random.fold_in(base, i))) for i, mel in enumerate(mels)]
-  return np.concatenate(logits)[:clips]
+  return run
 
 
 def _table(rows: dict[str, Scores]) -> str:
@@ -167,7 +164,7 @@ def _table(rows: dict[str, Scores]) -> str:
     if not name:
       continue
     row = DISTURBANCES[name]
-    left = scores.means[first] / rows[""].means[first]
+    left = _share(scores.means[first], rows[""].means[first])
     cells.append(
       [row.part, row.what, *scores.row(), f"{left:.0%}", f"{row.paper / UNDISTURBED_PAPER:.0%}"]
     )
@@ -181,12 +178,17 @@ def _left(rows: dict[str, Scores]) -> dict[str, tuple[float, float]]:
   whole = rows[""].means[first]
   return {
     f"{DISTURBANCES[name].part}\n{DISTURBANCES[name].what}": (
-      scores.means[first] / whole,
+      _share(scores.means[first], whole),
       DISTURBANCES[name].paper / UNDISTURBED_PAPER,
     )
     for name, scores in rows.items()
     if name
   }
+
+
+def _share(part: float, whole: float) -> float:
+  """What is left of a score; all of it where there was none to lose."""
+  return part / whole if whole else 1.0
 
 
 def _block(path: str) -> str:

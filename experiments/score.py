@@ -3,9 +3,10 @@ r"""Scores taggers and scene models on a labelled set: one row each, and what li
     python -m experiments.score runs/mine/export/model.safetensors --data.source esc50=FOLDER \
       --fold 1 --out runs/scores
 
-Every recording is heard as clips of `data.crop_seconds`, or with `--whole` at its own length, as
-the released evaluation of sets with long recordings does. `--out` gets scores.json and scores.md,
-and for each model classes.csv and, where clips have one class, confusion.png.
+Of every recording one clip of `data.crop_seconds` is heard (`data.crop` says which), or with
+`--whole` all of it, as the released evaluation of sets with long recordings does. `--out` gets
+scores.json and scores.md, and for each model classes.csv and, where clips have one class,
+confusion.png.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from experiments.configs.finetune import labelled_data
 from experiments.configs.supervised import NO_SOURCE
 from experiments.evaluation.report import write_report
 from experiments.evaluation.scores import Scores, per_class_table
+from experiments.supervised.network import check_rate
 from experiments.supervised.pictures import draw_confusion
 from experiments.supervised.report import score_network, score_table
 from experiments.supervised.run import score_of
@@ -34,6 +36,7 @@ from mobile_jax.inference import tag
 from mobile_jax.network import Config
 from mobile_jax.weights.load import read_model
 from pipelines import DataConfig, Dataset, decode
+from pipelines.dataset import check_share
 from pipelines.errors import BadAudio
 from pipelines.progress import Progress
 from pipelines.sets import Objective, open_set
@@ -70,7 +73,8 @@ def main(cfg: ScoreConfig) -> None:
   if cfg.data.source == NO_SOURCE or len(cfg.data.source) != 1:
     raise UsageError("--data.source: name one labelled set, such as esc50=FOLDER")
   labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
-  data = dataclasses.replace(cfg.data, holdout=0.0)
+  crop = "single" if cfg.whole else cfg.data.crop
+  data = dataclasses.replace(cfg.data, holdout=0.0, crop=crop)
   dataset = Dataset(data, labelled.part(cfg.part))
   networks = {spec: read_model(spec) for spec in cfg.models}
   for spec, (model, _) in networks.items():
@@ -78,6 +82,8 @@ def main(cfg: ScoreConfig) -> None:
       raise UsageError(
         f"{spec}: tells {model.classes} classes apart, {labelled.name} has {len(labelled.classes)}"
       )
+    if not cfg.whole:
+      check_rate(data, model)
   rows: list[tuple[str, Scores]] = []
   for spec, (model, variables) in networks.items():
     if cfg.whole:
@@ -107,7 +113,9 @@ def score_whole(
         found, its_rate = source.read(clip.recording, 0, int(source.frames[clip.recording]))
         decode.check_finite(found)
       except BadAudio as error:
-        dataset.bad.add(dataset.recording_id(clip), str(error))
+        met = dataset.bad.add(dataset.recording_id(clip), str(error))
+        check_share(met, dataset.recordings_found, dataset.cfg, dataset.lost)
+        progress.add()
         continue
       wave = decode.resample(decode.mono(found), its_rate, rate)
       length = -(-max(len(wave), model.mel.min_samples) // step) * step
@@ -147,7 +155,7 @@ def _short(spec: str, specs: tuple[str, ...]) -> str:
 if __name__ == "__main__":
   cli.run_main(
     main,
-    {"default": ScoreConfig(about="ten-second clips of the test part")},
+    {"default": ScoreConfig(about="ten seconds of every recording of the test part")},
     prog="score",
     default="default",
     description="Scores taggers and scene models on a labelled set.",

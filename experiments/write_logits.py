@@ -11,13 +11,14 @@ self-supervised encoder with a linear probe, fitted across folds; see `experimen
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from experiments.configs.finetune import labelled_data
 from experiments.configs.supervised import NO_SOURCE
-from experiments.teaching.listeners import Listener, open_listener
+from experiments.teaching.listeners import PROBE, Listener, open_listener
 from experiments.teaching.store import LogitStore
 from experiments.training import cli
 from experiments.training.entry import fingerprint, say
@@ -71,6 +72,8 @@ def main(cfg: WriteLogitsConfig) -> None:
     {
       "classes": list(labelled.classes),
       "models": list(cfg.models),
+      "weights": [weights_digest(spec) for spec in cfg.models],
+      "crop": cfg.data.crop,
       "set": labelled.name,
       "heard": [fingerprint(dataset) for dataset in whole],
       "seconds": cfg.data.crop_seconds,
@@ -84,7 +87,7 @@ def main(cfg: WriteLogitsConfig) -> None:
     if listener.probe is not None and store.finished < _count(sources, cfg.recordings)
   }
   total = sum(len(source.ids) for source in sources)
-  number = done = 0
+  number = done = unheard = 0
   with Progress("hearing", total, "recordings") as progress:
     for source in sources:
       for first in range(0, len(source.ids), cfg.recordings):
@@ -92,14 +95,34 @@ def main(cfg: WriteLogitsConfig) -> None:
         if number >= store.finished:
           part = SelectedSource(source, rows)
           heard = [
-            probed[i][done + rows - first] if i in probed else _hear(cfg, part, listener, progress)
+            probed[i][done + rows - first] if i in probed else _hear(cfg, part, listener)
             for i, listener in enumerate(listeners)
           ]
-          store.add(list(part.ids), np.mean(heard, axis=0))
+          # What cannot be read is left out: readers take it for unknown to the teacher.
+          mean = np.mean(heard, axis=0)
+          known = np.flatnonzero(~np.isnan(mean).all(axis=1))
+          unheard += len(rows) - len(known)
+          store.add([str(part.ids[int(i)]) for i in known], mean[known])
+          progress.add(len(rows))
         else:
           progress.skip(len(rows))
         number, done = number + 1, done + len(rows)
-  say(f"logits of {total:,} recordings and {len(labelled.classes)} classes are in {cfg.out}")
+  if unheard:
+    say(f"{unheard:,} recordings cannot be read and were left out")
+  say(
+    f"logits of {total - unheard:,} recordings and {len(labelled.classes)} classes are in {cfg.out}"
+  )
+
+
+def weights_digest(spec: str) -> str:
+  """What tells two weight files of one name apart; the name itself where it is no path here."""
+  path = Path(spec.removeprefix(PROBE))
+  files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+  digest = hashlib.blake2b(spec.encode(), digest_size=12)
+  for file in files:
+    with file.open("rb") as content:
+      digest.update(hashlib.file_digest(content, "blake2b").digest())
+  return digest.hexdigest()
 
 
 def _count(sources: list[Source], size: int) -> int:
@@ -111,10 +134,11 @@ def _dataset(cfg: WriteLogitsConfig, sources: list[Source], rate: int) -> Datase
   return Dataset(data, sources)
 
 
-def _hear(
-  cfg: WriteLogitsConfig, source: Source, listener: Listener, progress: Progress | None = None
-) -> np.ndarray:
-  """What a teacher says of each recording of a source: the mean over its clips, f32[n, k]."""
+def _hear(cfg: WriteLogitsConfig, source: Source, listener: Listener) -> np.ndarray:
+  """What a teacher says of each recording of a source: the mean over its clips, f32[n, k].
+
+  NaN where a recording cannot be read.
+  """
   dataset = _dataset(cfg, [source], listener.rate)
   heard: list[np.ndarray] = []
   weights: list[np.ndarray] = []
@@ -128,12 +152,8 @@ def _hear(
   count = np.zeros(len(source.ids))
   np.add.at(total, clips, values * weight[:, None])
   np.add.at(count, clips, weight)
-  if progress is not None:
-    progress.add(len(source.ids))
-  if not count.all():
-    name = source.ids[int(np.flatnonzero(count == 0)[0])]
-    raise UsageError(f"{name} cannot be read, so no teacher can judge it; repair or remove it")
-  return (total / count[:, None]).astype(np.float32)
+  with np.errstate(invalid="ignore"):
+    return (total / count[:, None]).astype(np.float32)
 
 
 def _probed(
@@ -150,10 +170,17 @@ def _probed(
       progress.add()
   labels = [_labels(cfg, source) for source in everything]
   trainable = [np.full(len(source.ids), id(source) in trained) for source in everything]
-  ids = [str(name) for source in everything for name in source.ids]
+  # Parts of one recording are heard alike, so they are judged by the same probe.
+  ids = [str(name) for source in everything for name in getattr(source, "origins", source.ids)]
+  vectors = np.concatenate(embeddings)
+  heard = ~np.isnan(vectors).any(axis=1)
   logits = listener.probe(
-    np.concatenate(embeddings), ids, np.concatenate(trainable), np.concatenate(labels)
+    np.where(heard[:, None], vectors, 0.0),
+    ids,
+    np.concatenate(trainable) & heard,
+    np.concatenate(labels),
   )
+  logits[~heard] = np.nan
   return logits[: sum(len(source.ids) for source in sources)]
 
 

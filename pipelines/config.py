@@ -6,7 +6,7 @@ import math
 
 from pipelines.errors import DataError
 
-CROPS = ("sequential", "random", "single")
+CROPS = ("sequential", "random", "single", "first")
 ORDERS = ("global", "shards", "importance")
 CACHES = ("none", "memory")
 
@@ -29,7 +29,8 @@ class DataConfig:
   # length of a clip
   crop_seconds: float = 10.0
   # "sequential": back to back from the start, remainder dropped; "random": as many, but each start
-  # is a pure function of (seed, epoch, clip); "single": one random crop of each recording
+  # is a pure function of (seed, epoch, clip); "single": one random crop of each recording;
+  # "first": the first of each recording
   crop: str = "sequential"
   # "global": a permutation of all clips; "shards": shards are permuted, each is read through;
   # "importance": each epoch draws clips without replacement, those of rare classes more often

@@ -11,9 +11,10 @@ def clip_counts(frames: np.ndarray, rates: np.ndarray, cfg: DataConfig) -> np.nd
 
   Whole clips from the start and the remainder dropped, as in the Dasheng paper (section 3.1); a
   recording shorter than a clip is one clip, padded with zeros. Random crops are as many, so long
-  recordings weigh the same either way; with "single" every recording is one clip.
+  recordings weigh the same either way; with "single" and "first" every recording is one
+  clip.
   """
-  if cfg.crop == "single":
+  if cfg.crop in ("single", "first"):
     return np.ones(len(frames), np.int64)
   samples = frames * cfg.sample_rate // np.maximum(rates, 1).astype(np.int64)
   return np.maximum(1, samples // cfg.crop_samples)
@@ -33,7 +34,7 @@ def clip_start(
     frames: length of the recording at its own rate.
     rate: Hz, of the recording.
   """
-  if cfg.crop == "sequential":
+  if cfg.crop in ("sequential", "first"):
     return number * cfg.crop_samples * rate // cfg.sample_rate
   room = frames - -(-cfg.crop_samples * rate // cfg.sample_rate)
   if room <= 0:

@@ -200,6 +200,8 @@ class Dataset:
     sizes = tuple(int(n) for n in np.diff(self._first))
     if self.cfg.order == "importance":
       count = min(self.cfg.samples_per_epoch, int(np.count_nonzero(self._importance)))
+      if not count:
+        raise DataError("data.order 'importance' draws clips with labels, and none has any")
       draw = functools.partial(importance.weighted_draw, self._importance, count, seed)
       return Order(sizes, seed=seed, draw=draw, drawn=count)
     shards = None

@@ -11,10 +11,11 @@ class Ledger:
   """Unusable recordings of a data set, shared by all who read it and by their threads.
 
   log: say each in a warning. A caller that names them itself, from `items`, switches it off.
+  into: takes note of each as well, such as the ledger of a run, whose data sets each have one.
   """
 
-  def __init__(self, log: bool = True):
-    self._log = log
+  def __init__(self, log: bool = True, into: "Ledger | None" = None):
+    self._log, self._into = log, into
     self._lock = threading.Lock()
     self._reasons: dict[str, str] = {}
     self._met: dict[str, str] = {}
@@ -37,6 +38,8 @@ class Ledger:
       new = name not in self._reasons
       self._reasons.setdefault(name, reason)
       met = list(self._met.items())
+    if self._into is not None:
+      self._into.add(name, reason)
     if new and self._log:
       _log.warning("unusable recording %s: %s; left out", name, reason)
     return met

@@ -99,7 +99,7 @@ def _ours(folder: Path) -> Teacher:
   parts: list[np.ndarray] = []
   rows: dict[str, int] = {}
   for number in range(int(record.get("parts", 0))):
-    logits = _array(folder / LOGITS.format(number))
+    logits = _array(folder / LOGITS.format(number), empty=True)
     known = stored_ids(folder, number)
     if known is None or len(known) != len(logits):
       raise DataError(
@@ -126,9 +126,17 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     record = json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, RecursionError) as error:
     raise DataError(f"teacher: {str(path)!r} is damaged ({error})") from None
-  if not isinstance(record, dict) or not isinstance(record.get("parts", 0), int):
+  sound = isinstance(record, dict) and isinstance(record.get("parts", 0), int)
+  if not sound or any(
+    not isinstance(record.get(name, []), list) or not all(map(_is_text, record.get(name, [])))
+    for name in ("classes", "models")
+  ):
     raise DataError(f"teacher: {str(path)!r} is no record of stored logits")
   return record
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
 
 
 def stored_ids(folder: Path, number: int) -> PackedStrings | None:
@@ -138,13 +146,13 @@ def stored_ids(folder: Path, number: int) -> PackedStrings | None:
   return found if isinstance(found, PackedStrings) else None
 
 
-def _array(path: Path) -> np.ndarray:
+def _array(path: Path, empty: bool = False) -> np.ndarray:
   """Logits on disk, mapped into memory: a table of two million rows is read row by row."""
   try:
     logits = np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise DataError(f"teacher: {str(path)!r} is absent or no array ({error})") from None
-  if logits.ndim != 2 or logits.dtype.kind != "f" or not len(logits):
+  if logits.ndim != 2 or logits.dtype.kind != "f" or not (len(logits) or empty):
     raise DataError(
       f"teacher: {str(path)!r} is {logits.dtype}{list(logits.shape)}; expected floats [n, classes]"
     )

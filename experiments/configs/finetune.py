@@ -11,6 +11,7 @@ from experiments.configs.supervised import NO_SOURCE, SAMPLE_RATE, EpochLoopConf
 from experiments.supervised.recipe import NO_AUGMENT, AugmentConfig
 from experiments.training.epoch_factor import EpochFactor
 from experiments.training.optim import OptimConfig
+from mobile_jax.config import SIZES
 from pipelines import DataConfig
 
 # Eighty epochs; ten up, and down over the next sixty-five.
@@ -30,10 +31,11 @@ def labelled_data(seconds: float, crop: str = "sequential", **changes) -> DataCo
 
 
 def _recipe(
-  about: str, seconds: float, batch: int, peak_lr: float, crop: str = "single"
+  about: str, size: str, seconds: float, crop: str, batch: int, peak_lr: float
 ) -> SupervisedConfig:
   return SupervisedConfig(
     about=about,
+    model=SIZES[size],
     data=labelled_data(seconds, crop),
     optim=adam(peak_lr),
     schedule=SCHEDULE,
@@ -41,21 +43,23 @@ def _recipe(
   )
 
 
-def _both(set_name: str, seconds: float, mn: tuple[int, float], dymn: tuple[int, float]) -> dict:
+def _both(
+  set_name: str, seconds: float, crop: str, mn: tuple[int, float], dymn: tuple[int, float]
+) -> dict[str, SupervisedConfig]:
   """The recipe of MN and that of DyMN, which has its own batch and rate."""
   return {
-    set_name: _recipe(f"{set_name} as released for MN", seconds, *mn),
-    f"{set_name}_dymn": _recipe(f"{set_name} as released for DyMN", seconds, *dymn),
+    set_name: _recipe(f"{set_name} as released for MN", "mn10", seconds, crop, *mn),
+    f"{set_name}_dymn": _recipe(f"{set_name} as released for DyMN", "dymn10", seconds, crop, *dymn),
   }
 
 
-_ESC50 = _both("esc50", 5.0, (128, 6e-5), (64, 4e-5))
-_DCASE20 = _both("dcase20", 10.0, (64, 8e-4), (32, 3e-4))
+_ESC50 = _both("esc50", 5.0, "first", (128, 6e-5), (64, 4e-5))
+_DCASE20 = _both("dcase20", 10.0, "first", (64, 8e-4), (32, 3e-4))
 
 EXPERIMENTS: dict[str, SupervisedConfig] = {
   **_ESC50,
-  **_both("openmic", 10.0, (64, 1e-5), (32, 2e-5)),
-  **_both("fsd50k", 10.0, (64, 7e-5), (32, 4e-5)),
+  **_both("openmic", 10.0, "first", (64, 1e-5), (32, 2e-5)),
+  **_both("fsd50k", 10.0, "single", (64, 7e-5), (32, 4e-5)),
   **_DCASE20,
   "dcase20_mixstyle": dataclasses.replace(
     _DCASE20["dcase20"],
@@ -69,14 +73,18 @@ EXPERIMENTS: dict[str, SupervisedConfig] = {
     schedule=EpochFactor(warmup=2, ramp_start=3, ramp_length=9, last=0.01),
     loop=EpochLoopConfig(epochs=12, batch_size=32, validate_every=4, save_every=4),
   ),
-  "own": dataclasses.replace(
-    _ESC50["esc50"],
-    about="a folder for each class, or a table: ten seconds, a batch that fits anywhere",
-    data=labelled_data(10.0, "single"),
-    optim=adam(1e-4),
-    schedule=EpochFactor(warmup=3, ramp_start=5, ramp_length=15, last=0.01),
-    loop=EpochLoopConfig(epochs=20, batch_size=32),
-  ),
+  **{
+    name: dataclasses.replace(
+      _ESC50["esc50"],
+      about=f"a folder for each class, or a table, for {family}: ten seconds, batches of 32",
+      model=SIZES[size],
+      data=labelled_data(10.0, "single"),
+      optim=adam(1e-4),
+      schedule=EpochFactor(warmup=3, ramp_start=5, ramp_length=15, last=0.01),
+      loop=EpochLoopConfig(epochs=20, batch_size=32),
+    )
+    for name, family, size in (("own", "MN", "mn10"), ("own_dymn", "DyMN", "dymn10"))
+  },
   "plain": dataclasses.replace(
     _ESC50["esc50"],
     about="no augmentation at all, for comparisons",

@@ -68,7 +68,8 @@ def tag_scores(logits: np.ndarray, targets: np.ndarray, judged: np.ndarray | Non
   """Of clips with tags: logits f32[n, k], targets f32[n, k] above 0.5 or not.
 
   mAP and roc_auc are means over classes; d_prime is sqrt(2) times the standard normal quantile of
-  the mean area. judged: [n, k], 0 where a clip says nothing about a class (OpenMIC).
+  the mean area; all are NaN where no class has both a positive and a negative clip. judged: [n, k],
+  0 where a clip says nothing about a class (OpenMIC).
   """
   from scipy.stats import norm
   from sklearn.metrics import average_precision_score, roc_auc_score
@@ -89,15 +90,14 @@ def tag_scores(logits: np.ndarray, targets: np.ndarray, judged: np.ndarray | Non
       warnings.simplefilter("error")  # nothing that it warns of is left
       precision[k] = average_precision_score(y, score, sample_weight=weight)
       area[k] = roc_auc_score(y, score, sample_weight=weight)
-  if np.isnan(precision).all():
-    raise DataError("scores: no class has both a positive and a negative clip")
-  mean_area = float(np.nanmean(area))
+  told_classes = ~np.isnan(precision)
+  mean_area = float(np.mean(area[told_classes])) if told_classes.any() else math.nan
   return Scores(
     {
-      "mAP": float(np.nanmean(precision)),
+      "mAP": float(np.mean(precision[told_classes])) if told_classes.any() else math.nan,
       "roc_auc": mean_area,
       "d_prime": float(math.sqrt(2) * norm.ppf(min(mean_area, 1 - 1e-12))),
-      "classes": float(np.sum(~np.isnan(precision))),
+      "classes": float(np.sum(told_classes)),
     },
     {"average_precision": precision, "roc_auc": area, "clips": positive.sum(axis=0).astype(float)},
   )

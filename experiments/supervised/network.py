@@ -10,11 +10,13 @@ import jax
 
 from experiments.configs.supervised import SupervisedConfig
 from experiments.supervised.recipe import TemperatureConfig
+from experiments.training.errors import UsageError
 from experiments.training.keys import stream_key
 from mobile_jax.config import DyMNConfig
 from mobile_jax.dynamic import temperature_at
 from mobile_jax.network import Config
 from mobile_jax.weights.load import read_model
+from pipelines import DataConfig
 
 # What of a front end belongs to training, and so to the run; all else comes with the weights.
 _TRAINING_MEL = (
@@ -39,6 +41,14 @@ def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Confi
   start = None
   if cfg.init:
     found, _ = read_model(cfg.init, classes=classes, key=jax.random.key(0))
+    if isinstance(found, DyMNConfig) != isinstance(cfg.model, DyMNConfig):
+      kinds = ["an MN", "a DyMN"]
+      if isinstance(found, DyMNConfig):
+        kinds.reverse()
+      raise UsageError(
+        f"--init {cfg.init}: is {kinds[0]}, and this recipe is one for {kinds[1]}; those for DyMN "
+        "end in _dymn"
+      )
     mel = {name: getattr(cfg.model.mel, name) for name in _TRAINING_MEL}
     model = dataclasses.replace(
       found,
@@ -55,6 +65,14 @@ def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Confi
   if devices > 1:  # XLA does not split the CPU's own kernels over devices
     model = model.with_compute(kernels="xla")
   return model, start
+
+
+def check_rate(data: DataConfig, model: Config) -> None:
+  """UsageError where the waves are not of the rate that a network hears."""
+  if data.sample_rate != model.mel.sample_rate:
+    raise UsageError(
+      f"--data.sample_rate {data.sample_rate}: the model hears {model.mel.sample_rate} Hz"
+    )
 
 
 def last_temperature(cfg: TemperatureConfig, epochs: int) -> float:

@@ -37,14 +37,14 @@ def report_run(
   variables: dict[str, Any],
   test: Dataset,
   workdir: Path,
+  batch_size: int,
 ) -> Report:
-  """Writes export/, report.json, report.md, classes.csv and the pictures into the run's folder."""
+  """Writes export/, the pictures, classes.csv, report.md and last report.json into the folder."""
   exported = _export(cfg.model, variables, workdir / "export")
-  scores = score_network(cfg.model, variables, test, labelled.objective, cfg.loop.batch_size)
+  scores = score_network(cfg.model, variables, test, labelled.objective, batch_size)
   name = f"{labelled.name}{f' fold {cfg.fold}' if cfg.fold else ''}"
   record = {"set": name, "clips": len(test), "init": cfg.init or "random", **scores.means}
   table = score_table([(name, scores)])
-  write_json(workdir / "report.json", record)
   (workdir / "report.md").write_text(table + "\n", encoding="utf-8")
   write_report(workdir / "classes.csv", per_class_table(scores, labelled.classes), table)
   pictures = [loss_curve(workdir / METRICS_FILE, workdir / "loss.png", title="Loss", chance=None)]
@@ -53,6 +53,7 @@ def report_run(
     pictures.append(
       draw_confusion(scores.confusion, labelled.classes, workdir / "confusion.png", title)
     )
+  write_json(workdir / "report.json", record)
   summary = {
     **scores.means,
     "model": str(exported),

@@ -15,12 +15,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dasheng_jax.errors import ConfigError
 from experiments.configs.supervised import NO_SOURCE, SupervisedConfig
 from experiments.evaluation.scores import Scores, class_scores, tag_scores
-from experiments.supervised.network import Start, network_of
+from experiments.supervised.network import Start, check_rate, network_of
 from experiments.supervised.report import folds_table, report_run
 from experiments.supervised.task import Recipe, supervised_task
 from experiments.training import config_io, entry
@@ -49,7 +50,6 @@ from pipelines.teacher import Teacher, open_teacher
 ALL = "all"  # in place of a fold
 MAY_DIFFER = (
   *entry.MAY_DIFFER,
-  "config.init",  # read by the first start alone
   "config.teacher",  # the fingerprint of what it holds is compared instead
   "config.teacher_ids",
   "config.loop.validate_every",
@@ -63,7 +63,7 @@ class Prepared:
   Attributes:
     cfg: as given, but `model` is the network that is trained.
     labelled: the set.
-    train, held_out: its parts; the latter is the validation part, or else the test part.
+    train, held_out, test: its parts; the second is the validation part, or else the test part.
     task, optimiser, epochs: what the loop drives.
     start: reads the weights that a new run begins with.
     teacher: what is distilled from.
@@ -73,6 +73,7 @@ class Prepared:
   labelled: TrainingSet
   train: Dataset
   held_out: Dataset
+  test: Dataset
   task: Task
   optimiser: Optimiser
   epochs: Epochs
@@ -107,14 +108,18 @@ def _run_folds(cfg: SupervisedConfig, prog: str) -> int:
     raise UsageError(f"--fold {ALL}: {cfg.data.source[0]} has no folds")
   if cfg.dry_run:
     return run(dataclasses.replace(cfg, fold=folds[0]), prog)
-  reports = {}
-  for fold in folds:
-    folder = Path(cfg.workdir) / f"fold_{fold}"
-    if not (folder / "report.json").is_file():
-      code = run(dataclasses.replace(cfg, fold=fold, workdir=str(folder)), prog)
-      if code:
-        return code
-    reports[fold] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+  folders = {fold: Path(cfg.workdir) / f"fold_{fold}" for fold in folds}
+  for fold, folder in folders.items():
+    # One that is finished trains no more, but is checked to be of this configuration.
+    code = run(dataclasses.replace(cfg, fold=fold, workdir=str(folder)), prog)
+    if code:
+      return code
+  if jax.process_index() != 0:
+    return 0
+  reports = {
+    fold: json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    for fold, folder in folders.items()
+  }
   table = folds_table(reports)
   (Path(cfg.workdir) / "report.md").write_text(table + "\n", encoding="utf-8")
   write_record(Path(cfg.workdir) / "report.json", {"folds": reports})
@@ -128,8 +133,12 @@ def check(cfg: SupervisedConfig) -> None:
     raise UsageError("--data.source: name one labelled set, such as esc50=FOLDER or folder=FOLDER")
   if not cfg.dry_run and not cfg.workdir:
     raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
-  if cfg.data.crop == "sequential" and cfg.data.weights:
+  if cfg.data.weights:
     raise UsageError("--data.weights: a labelled set has one source; use --data.order importance")
+  if cfg.teacher and cfg.distil.label_weight and cfg.augment.wave_mixup:
+    raise UsageError(
+      "--teacher: stored logits are of waves that were not mixed; set --augment.wave_mixup 0"
+    )
 
 
 def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
@@ -137,22 +146,24 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
   labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
   # The set has split itself: what `holdout` decided there is not to be decided again.
   data = dataclasses.replace(cfg.data, holdout=0.0)
-  trainset = Dataset(data, labelled.part("train"), "all", ledger)
-  which = "validation" if "validation" in labelled.parts else "test"
   calm = dataclasses.replace(data, order="global")
-  held_out = Dataset(calm, labelled.part(which), "all", ledger)
+
+  def part(name: str) -> Dataset:
+    # Each part has a ledger of its own, by which its share of unusable recordings is judged.
+    how = data if name == "train" else calm
+    return Dataset(how, labelled.part(name), "all", Ledger(log=False, into=ledger))
+
+  trainset, test = part("train"), part("test")
+  held_out = part("validation") if "validation" in labelled.parts else test
   classes = len(labelled.classes)
   model, start = network_of(cfg, classes, devices)
-  if cfg.data.sample_rate != model.mel.sample_rate:
-    raise UsageError(
-      f"--data.sample_rate {cfg.data.sample_rate}: the model hears {model.mel.sample_rate} Hz"
-    )
+  check_rate(cfg.data, model)
   if cfg.data.crop_samples < model.mel.min_samples:
     raise UsageError(
       f"--data.crop_seconds {cfg.data.crop_seconds:g}: the front end needs at least "
       f"{model.mel.min_samples / model.mel.sample_rate:.3f} s"
     )
-  cfg = dataclasses.replace(cfg, model=model)
+  cfg = dataclasses.replace(cfg, model=model, fold=labelled.fold)
   teacher = _teacher(cfg, trainset, labelled)
   clips = trainset.order(cfg.loop.seed).clips_per_epoch
   epochs = Epochs(cfg.loop.epochs, clips, cfg.loop.batch_size)
@@ -164,6 +175,7 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
     labelled=labelled,
     train=trainset,
     held_out=held_out,
+    test=test,
     task=supervised_task(model, recipe),
     optimiser=_optimiser(cfg, model, epochs),
     epochs=epochs,
@@ -224,7 +236,8 @@ def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
   ready = prepare(cfg, ledger, mesh.size)
   cfg, workdir = ready.cfg, place.folder
   say(_introduction(ready, mesh))
-  skipped = (*ready.train.skipped, *ready.held_out.skipped)
+  parts = {id(part): part for part in (ready.train, ready.held_out, ready.test)}
+  skipped = tuple(row for part in parts.values() for row in part.skipped)
   say_unusable(skipped)
   loop = cfg.loop.in_steps(ready.epochs.steps, ready.epochs.clips)
   objective = ready.labelled.objective
@@ -243,6 +256,7 @@ def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
     unusable=Unusable(workdir, ledger, skipped),
     still_there=place.check,
     young=config_io.to_dict(dataclasses.replace(SupervisedConfig(), model=cfg.model)),
+    prog=prog,
     start=ready.start,
     score=lambda outputs, given: score_of(objective, outputs, dict(given)).means,
   )
@@ -296,14 +310,25 @@ def _finish(ready: Prepared, mesh: Mesh, outcome: Outcome, workdir: Path, began:
     "seconds": time.monotonic() - began,
     "seconds_to_first_step": outcome.start_seconds,
   }
-  if jax.process_index() != 0:
-    return
+  if jax.process_index() == 0:
+    _report(ready, mesh, outcome, variables, summary, workdir)
+  if jax.process_count() > 1:  # nobody leaves before the report is written
+    multihost_utils.sync_global_devices("report")
+
+
+def _report(
+  ready: Prepared,
+  mesh: Mesh,
+  outcome: Outcome,
+  variables: dict[str, Any],
+  summary: dict[str, Any],
+  workdir: Path,
+) -> None:
   if outcome.start_step >= ready.epochs.steps:  # nothing was trained: the run's own pace stands
     summary |= entry.pace_of(workdir / "summary.json")
-  test = ready.held_out
-  if "validation" in ready.labelled.parts:
-    test = Dataset(ready.held_out.cfg, ready.labelled.part("test"), "all", ready.held_out.bad)
-  found = report_run(cfg, ready.labelled, variables, test, workdir)
+  # Scored on one device, which has room for its share of a batch.
+  size = max(1, ready.cfg.loop.batch_size // mesh.size)
+  found = report_run(ready.cfg, ready.labelled, variables, ready.test, workdir, size)
   summary |= found.summary
   write_record(workdir / "summary.json", summary)
   say("\n" + block(summary))

@@ -108,11 +108,14 @@ def labels_of(batch: Batch, objective: Objective, classes: int) -> Labels:
   if objective == "classes":
     return Labels(jax.nn.one_hot(labels, classes), None, labels >= 0)
   known = jnp.ones((labels.shape[0],), bool)
-  judged = batch.get("judged")
-  if judged is not None:
-    # Probabilities from many listeners, made a yes or no.
-    labels = (labels > 0.5).astype(jnp.float32)
-  return Labels(labels, judged, known)
+  return Labels(labels, batch.get("judged"), known)
+
+
+def decided(labels: Labels) -> Labels:
+  """Where listeners judged, their probabilities made a yes or no; all else as it is."""
+  if labels.judged is None:
+    return labels
+  return labels._replace(targets=(labels.targets > 0.5).astype(jnp.float32))
 
 
 def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> Inputs:
@@ -129,6 +132,7 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
     share, partner = draw_wave_mixing(keys["wave_mixup"], rows, cfg.wave_mixup)
     wave = mix_waves(wave, share, partner)
     labels = mixed_labels(labels, share, partner)
+  labels = decided(labels)
   if cfg.perturb:
     log_mel = perturbed_log_mel(wave, model.mel, keys["band"])
   else:
@@ -145,13 +149,15 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
 
 
 def mixed_labels(labels: Labels, share: Float[Array, " b"], partner: Int[Array, " b"]) -> Labels:
-  """Labels of mixed waves; what either listener judged is judged, and is again a yes or no."""
+  """Labels of mixed waves: probabilities that were judged are mixed, and what either clip's
+  listeners judged is judged.
+  """
   targets, judged = labels.targets, labels.judged
   if judged is None:
     return labels._replace(targets=mix(targets, share, partner))
   mixed = mix(targets * judged, share, partner)
   both = jnp.where(share[:, None] < 1, jnp.maximum(judged, judged[partner]), judged)
-  return labels._replace(targets=(mixed > 0.5).astype(jnp.float32), judged=both)
+  return labels._replace(targets=mixed, judged=both)
 
 
 def _train_loss(
@@ -186,7 +192,7 @@ def _eval_loss(
   del key
   log_mel = log_mel_32k(batch["wave"], model.mel)
   logits = infer(model, variables, log_mel, **_temperature(model, batch)).logits
-  labels = labels_of(batch, recipe.objective, model.classes)
+  labels = decided(labels_of(batch, recipe.objective, model.classes))
   real = labels.known & batch.get("mask", jnp.ones_like(labels.known))
   counted = jnp.sum(real).astype(jnp.float32)
   rows = _label_loss(recipe.objective, logits, labels)

@@ -136,7 +136,7 @@ class _Loop:
         raise
       newest = max(self.checkpoints.steps, default="none")
       leave(
-        f"pretrain: error: after step {self.step} the processes of this run lost each other "
+        f"{self.run.prog}: error: after step {self.step} the processes of this run lost each other "
         f"({reason_of(error)}); start the same command again on every machine: it goes on from "
         f"checkpoint {newest}",
         PEER_LOST,

@@ -73,6 +73,7 @@ class Run:
     data: fingerprint of the data set.
     may_differ: fields of the record in which a resumed run may depart.
     clip_seconds: length of a clip, for the hours of audio in the progress line.
+    prog: the command, as errors name it.
     start: () -> {"params", "model_state"} on the host that a new run begins with, such as
       pre-trained weights, in place of what the task's `init` draws.
     score: (outputs of the task over all validation clips, what the batches held of them besides
@@ -94,6 +95,7 @@ class Run:
   may_differ: tuple[str, ...]
   clip_seconds: float
   unusable: Unusable
+  prog: str = "pretrain"
   start: Callable[[], Mapping[str, Any]] | None = None
   score: Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]] | None = None
   still_there: Callable[[], None] = lambda: None

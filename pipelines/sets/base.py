@@ -28,7 +28,7 @@ class TrainingSet:
     objective: whether clips have one class or tags.
     parts: sources by part; "train" and "test" are always there, "validation" where it is published.
     seconds: length of a clip as the released recipes cut it.
-    folds: what `fold` may be, where the set has folds.
+    folds: what `fold` may be, where the set has folds, and `fold`, the one that is left out.
   """
 
   name: str
@@ -37,6 +37,7 @@ class TrainingSet:
   parts: Mapping[str, tuple[Source, ...]]
   seconds: float
   folds: tuple[str, ...] = ()
+  fold: str = ""
 
   def part(self, name: str) -> tuple[Source, ...]:
     """The sources of a part; DataError names those that there are."""
@@ -80,6 +81,22 @@ def read_table(
   if not rows:
     raise DataError(f"{name}: {str(path)!r} has no rows")
   return rows
+
+
+def read_rows(path: Path, name: str, skipinitialspace: bool = False) -> list[list[str]]:
+  """The rows of a CSV file without a head; DataError naming the file where it is none."""
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+      return [row for row in csv.reader(file, skipinitialspace=skipinitialspace) if row]
+  except OSError as error:
+    raise DataError(f"{name}: {str(path)!r} cannot be read ({error.strerror})") from None
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise DataError(f"{name}: {str(path)!r} is no sound table ({error})") from None
+
+
+def every_id(source: Source) -> list[str]:
+  """Ids of all recordings that a source found, usable or not: damaged ones are not absent."""
+  return [*map(str, source.ids), *(name for name, _ in getattr(source, "skipped", ()))]
 
 
 def pick(

@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
-from pipelines.sets.base import TrainingSet, folder_of, pick, read_table
+from pipelines.sets.base import TrainingSet, every_id, folder_of, pick, read_table
 from pipelines.sources import open_source
 from pipelines.tasks.esc import COLUMNS, ESC10_TARGETS
 
@@ -47,11 +47,16 @@ def _esc(
     raise DataError(f"{name}: neither audio_32k/ nor audio/ in {str(folder)!r}")
   source = open_source(str(audio), cfg)
   # By stem: copies of the set are often stored in another format.
-  ids = {PurePath(str(i)).stem: str(i) for i in source.ids}
+  ids = {PurePath(name).stem: name for name in every_id(source)}
   known = Counter(PurePath(row["filename"]).stem in ids for row in rows)
   if not known[True]:
     raise DataError(f"{name}: none of the files in {str(audio)!r} is listed in meta/esc50.csv")
   classes = {int(row["target"]): row["category"] for row in rows}
+  pairs = {(int(row["target"]), row["category"]) for row in rows}
+  if len(pairs) != len(classes) or len(set(classes.values())) != len(classes):
+    raise DataError(
+      f"{name}: {str(table)!r} must give every target one category and every category one target"
+    )
   ordered = tuple(classes[target] for target in sorted(classes))
 
   def part(rows: list[dict[str, str]], which: str):
@@ -69,4 +74,5 @@ def _esc(
     },
     seconds=SECONDS,
     folds=FOLDS,
+    fold=fold,
   )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
-from pipelines.sets.base import TrainingSet, folder_of, pick
+from pipelines.sets.base import TrainingSet, every_id, folder_of, pick
 from pipelines.sources import open_source
 from pipelines.tasks.spoken_digits import NAME_PATTERN
 
@@ -22,7 +22,7 @@ def spoken_digits(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   folder = folder_of(path, "spoken_digits", "{digit}_{speaker}_{take}.wav")
   folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
   source = open_source(str(folder), cfg)
-  found = [m for name in source.ids if (m := NAME_PATTERN.fullmatch(str(name)))]
+  found = [m for name in sorted(every_id(source)) if (m := NAME_PATTERN.fullmatch(name))]
   if not found:
     raise DataError(
       f"spoken_digits: no audio named {{digit}}_{{speaker}}_{{take}}.wav in {str(folder)!r}"
@@ -49,4 +49,5 @@ def spoken_digits(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
     },
     seconds=SECONDS,
     folds=tuple(speakers),
+    fold=fold,
   )

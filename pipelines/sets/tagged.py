@@ -12,7 +12,6 @@ Source: reference text of MN and DyMN, section 11, and the publishers' own pages
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +20,7 @@ import numpy as np
 from pipelines import targets as tables
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
-from pipelines.sets.base import TrainingSet, folder_of, read_table
+from pipelines.sets.base import TrainingSet, every_id, folder_of, read_rows, read_table
 from pipelines.sources import Source, open_source
 from pipelines.sources.hdf5 import HDF5Source
 from pipelines.sources.selected import ABSENT, SelectedSource, rows_of
@@ -131,11 +130,12 @@ def _segments(
   if not mids:
     raise DataError(f"audioset: {str(table)!r} names classes by id; put {CLASS_LIST} beside it")
   source = open_source(str(audio), cfg)
-  ours = {youtube_id(str(i)): str(i) for i in source.ids}
+  ours = {youtube_id(name): name for name in every_id(source)}
   tags: dict[str, list[str]] = dict(_published_segments(table))
   wanted = [ours.get(clip, clip) for clip in tags]
   rows, missing = rows_of(source, wanted)
   found = np.flatnonzero(rows >= 0)
+  found = found[np.argsort(rows[found], kind="stable")]  # as stored: shards are read through
   if not len(found):
     raise DataError(f"audioset: none of the recordings in {str(audio)!r} is listed in {table.name}")
   strange = {mid for marks in tags.values() for mid in marks} - set(mids)
@@ -172,15 +172,12 @@ def youtube_id(recording: str) -> str:
 
 def _published_segments(path: Path) -> Iterator[tuple[str, list[str]]]:
   """(id, class ids) of each row, `id, start, end, "/m/a,/m/b"`, but for comments behind #."""
-  with path.open(newline="", encoding="utf-8") as file:
-    for number, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
-      if not row or row[0].startswith("#"):
-        continue
-      if len(row) != 4 or not row[3]:
-        raise DataError(
-          f'audioset: {str(path)!r} line {number}: expected id, start, end, "class ids"'
-        )
-      yield row[0], [mid.strip() for mid in row[3].split(",") if mid.strip()]
+  for number, row in enumerate(read_rows(path, "audioset", skipinitialspace=True), start=1):
+    if row[0].startswith("#"):
+      continue
+    if len(row) != 4 or not row[3]:
+      raise DataError(f'audioset: {str(path)!r} row {number}: expected id, start, end, "class ids"')
+    yield row[0], [mid.strip() for mid in row[3].split(",") if mid.strip()]
 
 
 def _class_list(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -198,10 +195,12 @@ def _class_list(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 def _vocabulary(path: Path) -> tuple[str, ...]:
   """Class names of FSD50K: rows of number, name, id, without a head."""
-  with path.open(newline="", encoding="utf-8") as file:
-    rows = [row for row in csv.reader(file) if row]
-  if len(rows) != FSD50K_CLASSES or any(len(row) < 2 for row in rows):
-    raise DataError(f"fsd50k: {str(path)!r} must list {FSD50K_CLASSES} classes: number, name, id")
+  rows = read_rows(path, "fsd50k")
+  numbered = [row[0].strip() for row in rows] == [str(i) for i in range(FSD50K_CLASSES)]
+  if not numbered or any(len(row) < 2 for row in rows):
+    raise DataError(
+      f"fsd50k: {str(path)!r} must list the classes 0 to {FSD50K_CLASSES - 1}: number, name, id"
+    )
   return tuple(row[1] for row in rows)
 
 
@@ -216,7 +215,7 @@ def _fsd50k_files(folder: Path, cfg: DataConfig) -> TrainingSet:
 
   def part(which: str, rows: list[dict[str, str]], name: str) -> tuple[Source, ...]:
     source = audio[which]
-    ids = {PurePosixPath(str(i)).stem: str(i) for i in source.ids}
+    ids = {PurePosixPath(name).stem: name for name in every_id(source)}
     picked, missing = rows_of(source, [ids.get(row["fname"], row["fname"]) for row in rows])
     found = np.flatnonzero(picked >= 0)
     if not len(found):

@@ -26,8 +26,6 @@ class SelectedSource:
     skipped: (id, reason) of recordings that are listed but cannot be used.
   """
 
-  lost = 0
-
   def __init__(
     self,
     source: Source,
@@ -54,6 +52,9 @@ class SelectedSource:
     self.classes = classes
     self.skipped = list(skipped)
     self.in_memory = getattr(source, "in_memory", False)
+    self.lost = getattr(source, "lost", 0)
+    origins = getattr(source, "origins", source.ids)
+    self.origins = [str(origins[int(i)]) for i in self._rows]
     if targets is not None:
       self.targets = targets
     if judged is not None:

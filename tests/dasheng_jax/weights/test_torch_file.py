@@ -94,7 +94,8 @@ def test_tensors_that_are_not_plain(tmp_path):
     (torch.zeros(3, dtype=torch.complex64), "odd is of type complex64, which is not"),
     (torch.zeros(3, device="meta"), r"odd has no values \(device meta\)"),
     (torch.zeros(3).to_sparse(), "odd is a sparse, nested or quantized tensor"),
-    (nested, "odd is a sparse, nested or quantized tensor"),
+    # From 2.15 on PyTorch's own reader refuses it by what would rebuild it.
+    (nested, "odd is a sparse, nested or quantized|_rebuild_nested_tensor under the key 'odd'"),
     (torch.zeros(1).expand(1 << 45), "odd claims 140,737,488,355,328 bytes, more than the file"),
   ):
     torch.save({"model": {"good": torch.zeros(2), "odd": tensor}}, path)

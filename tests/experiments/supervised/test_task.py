@@ -19,6 +19,7 @@ from experiments.supervised.task import (
   Labels,
   Recipe,
   augmented,
+  decided,
   labels_of,
   mixed_labels,
   supervised_task,
@@ -118,21 +119,29 @@ def test_labels_are_mixed_as_the_spectrograms_are(batch):
 
 
 def test_judgements_of_mixed_waves():
-  """Labels times judgement of each, mixed, yes above a half; judged is what either judged."""
-  targets = jnp.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
-  judged = jnp.array([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
+  """Probabilities times judgement of each, mixed, and only then a yes above a half."""
+  targets = jnp.array([[0.8, 1.0, 0.0, 0.4], [0.0, 1.0, 1.0, 0.9]])
+  judged = jnp.array([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
   labels = Labels(targets, judged, jnp.ones(2, bool))
-  found = mixed_labels(labels, jnp.array([0.6, 1.0]), jnp.array([1, 0]))
-  np.testing.assert_array_equal(found.targets, [[1, 0, 0], [0, 1, 1]])
-  np.testing.assert_array_equal(found.judged, [[1, 1, 1], [1, 1, 1]])
+  found = mixed_labels(labels, jnp.array([0.55, 1.0]), jnp.array([1, 0]))
+  want = [[0.55 * 0.8, 0.45, 0.45, 0.55 * 0.4 + 0.45 * 0.9], [0, 1, 1, 0.9]]
+  np.testing.assert_allclose(found.targets, want, rtol=1e-6)
+  np.testing.assert_array_equal(found.judged, jnp.ones((2, 4)))
+  np.testing.assert_array_equal(decided(found).targets, [[0, 0, 0, 1], [0, 1, 1, 1]])
   alone = mixed_labels(labels, jnp.ones(2), jnp.array([1, 0]))
   np.testing.assert_array_equal(alone.judged, judged)
 
 
-def test_probabilities_become_a_yes_or_no_where_judgements_are(batch):
-  given = {"labels": jnp.full((2, 3), 0.6), "judged": jnp.ones((2, 3))}
-  assert (labels_of(given, "tags", 3).targets == 1).all()
-  assert (labels_of({"labels": given["labels"]}, "tags", 3).targets == 0.6).all()
+def test_probabilities_become_a_yes_or_no_where_judgements_are(variables, batch):
+  """In training and in evaluation; other targets stay what they are."""
+  labels = jnp.full((ROWS, CLASSES), 0.6)
+  judged = {**batch, "labels": labels, "judged": jnp.ones((ROWS, CLASSES))}
+  sure = {**judged, "labels": jnp.ones((ROWS, CLASSES))}
+  tags = recipe(objective="tags")
+  for train in (False, True):
+    assert evaluate(tags, variables, judged, train)[0] == evaluate(tags, variables, sure, train)[0]
+  assert (augmented(MODEL, tags, judged, jax.random.key(0)).labels.targets == 1).all()
+  assert (decided(labels_of({"labels": labels}, "tags", CLASSES)).targets == labels).all()
 
 
 @pytest.mark.parametrize("objective", ["classes", "tags"])

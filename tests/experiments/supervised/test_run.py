@@ -46,7 +46,7 @@ MODEL = MNConfig(width=0.1, mel=KaldiMelConfig(mel_bins=32)).with_compute(kernel
 TINY = SupervisedConfig(
   model=MODEL,
   data=replace(labelled_data(0.2, "single"), cache="memory"),
-  augment=AugmentConfig(roll=100),
+  augment=AugmentConfig(roll=100, wave_mixup=0.0),
   optim=adam(3e-3),
   schedule=EpochFactor(warmup=1, ramp_start=2, ramp_length=2, last=0.1),
   loop=EpochLoopConfig(epochs=3, batch_size=4, log_every=1, keep=9),
@@ -264,6 +264,7 @@ def test_what_cannot_be_trained_is_told_before_it_begins(audio, finished, tmp_pa
     (replace(cfg, data=replace(cfg.data, sample_rate=16_000)), "the model hears 32000 Hz"),
     (replace(cfg, data=replace(cfg.data, crop_seconds=0.01)), "needs at least 0.016 s"),
     (replace(cfg, teacher=init), "no folder of stored logits"),
+    (replace(cfg, teacher=init, augment=AugmentConfig()), "set --augment.wave_mixup 0"),
     (replace(cfg, optim=replace(cfg.optim, layer_rates=("^nothing=0",))), "fits no parameter"),
     (replace(cfg, loop=replace(cfg.loop, batch_size=11), dry_run=True), "is not divisible by"),
   ):

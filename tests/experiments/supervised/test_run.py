@@ -25,6 +25,7 @@ from experiments.supervised import run as module
 from experiments.supervised.recipe import AugmentConfig, DistilConfig
 from experiments.supervised.run import run
 from experiments.supervised.task import supervised_task
+from experiments.teaching.store import LogitStore
 from experiments.training import loop
 from experiments.training.epoch_factor import EpochFactor
 from experiments.training.errors import UsageError
@@ -37,7 +38,9 @@ from mobile_jax import config, load_model
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.network import init_variables
 from mobile_jax.weights.load import has_names, write_folder
+from pipelines import batches
 from pipelines.kaldi_mel import KaldiMelConfig
+from pipelines.ledger import Ledger
 from tests.experiments.tiny_pretrain import quick_compiles
 from tests.pipelines.conftest import index_cache, tone  # noqa: F401
 
@@ -55,9 +58,9 @@ TINY = SupervisedConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once():
-  """Alike runs compile once, and networks have three blocks: all kinds, and a fifth of the time."""
+  """Alike runs compile once, and networks have two blocks, one with SE and a stride."""
   with quick_compiles(), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(config, "_TABLE", tuple(config._TABLE[i] for i in (0, 1, 3)))
+    patch.setattr(config, "_TABLE", tuple(config._TABLE[i] for i in (0, 3)))
     patch.setattr(module, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
     patch.setattr(module, "supervised_task", functools.cache(supervised_task))
     optimiser = module._optimiser
@@ -181,6 +184,22 @@ def test_weights_begin_a_run_and_all_but_a_fresh_head_is_frozen(finished, audio,
   assert after["classifier.5.bias"].shape == (3,)
 
 
+def test_batches_carry_the_teachers_logits_by_id(audio, tmp_path):
+  store = LogitStore(tmp_path / "logits", {"classes": ["high", "low"], "models": ["m"]})
+  known = [f"train/{('low', 'high')[n % 2]}/{n}.wav" for n in range(9)]
+  store.add(known, np.arange(18, dtype=np.float32).reshape(9, 2))
+  cfg = configured(audio, tmp_path, teacher=str(tmp_path / "logits"))
+  ready = module.prepare(cfg, Ledger(log=False), 1)
+  with batches(ready.train, batch_size=10, seed=0, steps=1) as steps:
+    batch = next(steps)
+  for name, logits, told in zip(batch["id"], batch["teacher"], batch["known"], strict=True):
+    assert told == (name in known)
+    row = known.index(name) if told else None
+    np.testing.assert_array_equal(logits, [0, 0] if row is None else [2 * row, 2 * row + 1])
+  assert batch["known"].sum() == 9
+
+
+@pytest.mark.slow
 def test_distillation_from_stored_logits(finished, audio, tmp_path, capsys):
   logits = tmp_path / "logits"
   teach = WriteLogitsConfig(
@@ -218,18 +237,12 @@ def test_scores_of_what_was_trained(finished, audio, tmp_path, capsys):
   assert (tmp_path / "confusion.png").is_file()
   with pytest.raises(UsageError, match="name a model: MODELS"):
     score.main(score.ScoreConfig(data=data))
-
-
-def test_a_network_without_dynamics_is_not_inspected(finished, audio, tmp_path):
-  cfg = inspect_dymn.InspectConfig(
-    weights=(str(finished / "export" / "model.safetensors"),),
-    out=str(tmp_path),
-    data=replace(labelled_data(0.2, "single"), source=(f"folder={audio}",)),
-  )
+  cfg = inspect_dymn.InspectConfig(weights=(model,), out=str(tmp_path), data=data)
   with pytest.raises(UsageError, match="is an MN, which has nothing dynamic"):
     inspect_dymn.main(cfg)
 
 
+@pytest.mark.slow
 def test_an_inspection_leaves_a_table_and_pictures(audio, tmp_path, capsys):
   shape = {"width": 0.1, "classes": 2, "mel": MODEL.mel, "relus": (), "attention": "none"}
   model = DyMNConfig(**shape, convs=("depthwise",)).with_compute(kernels="xla")
@@ -255,16 +268,15 @@ def test_an_inspection_leaves_a_table_and_pictures(audio, tmp_path, capsys):
   assert (identity.argmax(axis=0) == np.arange(161)).all()
 
 
-def test_what_cannot_be_trained_is_told_before_it_begins(audio, finished, tmp_path):
+def test_what_cannot_be_trained_is_told_before_it_begins(audio, tmp_path):
   cfg = configured(audio, tmp_path / "x")
-  init = str(finished / "export" / "model.safetensors")
   for changed, match in (
     (replace(cfg, data=replace(cfg.data, source=("unset",))), "--data.source: name one labelled"),
     (replace(cfg, workdir=""), "--workdir: name the folder"),
     (replace(cfg, data=replace(cfg.data, sample_rate=16_000)), "the model hears 32000 Hz"),
     (replace(cfg, data=replace(cfg.data, crop_seconds=0.01)), "needs at least 0.016 s"),
-    (replace(cfg, teacher=init), "no folder of stored logits"),
-    (replace(cfg, teacher=init, augment=AugmentConfig()), "set --augment.wave_mixup 0"),
+    (replace(cfg, teacher=str(audio / "x")), "no folder of stored logits"),
+    (replace(cfg, teacher=str(audio / "x"), augment=AugmentConfig()), "set --augment.wave_mixup 0"),
     (replace(cfg, optim=replace(cfg.optim, layer_rates=("^nothing=0",))), "fits no parameter"),
     (replace(cfg, loop=replace(cfg.loop, batch_size=11), dry_run=True), "is not divisible by"),
   ):

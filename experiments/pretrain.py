@@ -30,7 +30,7 @@ from experiments.training.entry import (
   devices_line,
   fingerprint,
   on_host,
-  pace_of,
+  run_figures,
   say,
   say_unusable,
   write_record,
@@ -223,24 +223,15 @@ def _finish(
     comparison.evaluate_rivals()
 
   summary = {
-    "steps": cfg.loop.steps,
-    "resumed_at": outcome.start_step,
+    **run_figures(outcome, cfg.loop.steps, began, workdir),
     "validation_loss": outcome.validation_loss,
     "best_checkpoint": outcome.best_step,
-    "clips_per_second": outcome.clips_per_second,
-    "idle_share": outcome.idle_share,
-    "skipped_batches": outcome.skipped,
-    "unusable_recordings": len(outcome.bad_recordings),
-    "seconds": time.monotonic() - began,
-    "seconds_to_first_step": outcome.start_seconds,
     "encoder": str(workdir / "export" / "encoder.safetensors"),
     "pictures": ", ".join(str(p) for p in pictures),
   }
   if jax.process_index() == 0:
-    if outcome.start_step >= cfg.loop.steps:  # nothing was trained: the run's own pace stands
-      summary |= pace_of(workdir / "summary.json")
     record = {**summary, "knn": comparison.results()} if comparison else summary
-    write_record(workdir / "summary.json", record)
+    write_record(workdir / entry.SUMMARY, record)
     say("\n" + block(summary))
     if comparison is not None:
       say("\nk-NN accuracy, one group left out at a time\n" + comparison.table())

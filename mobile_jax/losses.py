@@ -9,6 +9,7 @@ Source: reference text of MN and DyMN, sections 10.1 and 10.3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -61,12 +62,16 @@ def soft_tag_loss(
   0 for clips the teacher does not know; a mean over all clips still divides by all of them, as
   released. Rows of unknown clips may hold anything, NaN included.
   """
-  believed = known | (unknown_partner == "as_given")
-  targets = jax.nn.sigmoid(jnp.where(believed[:, None], teacher_logits, 0.0) / temperature)
-  # The loss is linear in its targets, so that mixing these is mixing the two terms.
-  targets = _mixed(targets, share, partner)
+  targets, used = _taught(
+    lambda x: jax.nn.sigmoid(x / temperature),
+    teacher_logits,
+    known,
+    share,
+    partner,
+    unknown_partner,
+  )
   values = jnp.mean(binary_cross_entropy(logits, targets), axis=1)
-  return jnp.where(_used(known, believed, share, partner), values, 0.0)
+  return jnp.where(used, values, 0.0)
 
 
 def soft_class_loss(
@@ -84,28 +89,34 @@ def soft_class_loss(
   Hinton, Vinyals, Dean: arXiv 1503.02531, section 2. The probabilities are mixed as the clips were.
   Rows of clips that the teacher does not know are treated as in `soft_tag_loss`.
   """
-  believed = known | (unknown_partner == "as_given")
-  targets = jax.nn.softmax(jnp.where(believed[:, None], teacher_logits, 0.0) / temperature, axis=1)
-  targets = _mixed(targets, share, partner)
+  targets, used = _taught(
+    lambda x: jax.nn.softmax(x / temperature, axis=1),
+    teacher_logits,
+    known,
+    share,
+    partner,
+    unknown_partner,
+  )
   student = jax.nn.log_softmax(logits / temperature, axis=1)
   values = jnp.sum(jax.scipy.special.xlogy(targets, targets) - targets * student, axis=1)
-  return jnp.where(_used(known, believed, share, partner), temperature**2 * values, 0.0)
+  return jnp.where(used, temperature**2 * values, 0.0)
 
 
-def _mixed(
-  targets: Float[Array, "b k"], share: Float[Array, " b"], partner: Int[Array, " b"]
-) -> Float[Array, "b k"]:
-  part = share[:, None]
-  return part * targets + (1 - part) * targets[partner]
-
-
-def _used(
+def _taught(
+  probabilities: Callable[[jax.Array], jax.Array],
+  teacher_logits: Float[Array, "b k"],
   known: Bool[Array, " b"],
-  believed: Bool[Array, " b"],
   share: Float[Array, " b"],
   partner: Int[Array, " b"],
-) -> Bool[Array, " b"]:
-  return known & (believed[partner] | (share == 1))
+  unknown_partner: Partner,
+) -> tuple[Float[Array, "b k"], Bool[Array, " b"]]:
+  """(the teacher's targets mixed as the clips were, which of them count)."""
+  believed = known | (unknown_partner == "as_given")
+  targets = probabilities(jnp.where(believed[:, None], teacher_logits, 0.0))
+  # Both losses are linear in their targets but for a constant, so mixing these mixes the terms.
+  part = share[:, None]
+  mixed = part * targets + (1 - part) * targets[partner]
+  return mixed, known & (believed[partner] | (share == 1))
 
 
 def distilled(

@@ -101,7 +101,7 @@ def run(cfg: SupervisedConfig, prog: str = "finetune") -> int:
 
 
 def _run_folds(cfg: SupervisedConfig, prog: str) -> int:
-  """Each fold in a folder of its own below the run's; those that are finished are left alone."""
+  """Each fold in a folder of its own below the run's; finished ones are only scored again."""
   check(cfg)
   folds = open_set(cfg.data.source[0], cfg.data).folds
   if not folds:
@@ -296,22 +296,11 @@ def _before(ready: Prepared, workdir: Path, state: TrainState, new: bool) -> Non
 
 def _finish(ready: Prepared, mesh: Mesh, outcome: Outcome, workdir: Path, began: float) -> None:
   """Exports the network, scores it on the test part, draws, and sums up."""
-  cfg = ready.cfg
   params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
   variables = entry.on_host({"params": params, **outcome.state.model_state})
-  summary = {
-    "steps": ready.epochs.steps,
-    "epochs": cfg.loop.epochs,
-    "resumed_at": outcome.start_step,
-    "clips_per_second": outcome.clips_per_second,
-    "idle_share": outcome.idle_share,
-    "skipped_batches": outcome.skipped,
-    "unusable_recordings": len(outcome.bad_recordings),
-    "seconds": time.monotonic() - began,
-    "seconds_to_first_step": outcome.start_seconds,
-  }
   if jax.process_index() == 0:
-    _report(ready, mesh, outcome, variables, summary, workdir)
+    figures = entry.run_figures(outcome, ready.epochs.steps, began, workdir)
+    _report(ready, mesh, variables, {"epochs": ready.cfg.loop.epochs, **figures}, workdir)
   if jax.process_count() > 1:  # nobody leaves before the report is written
     multihost_utils.sync_global_devices("report")
 
@@ -319,18 +308,15 @@ def _finish(ready: Prepared, mesh: Mesh, outcome: Outcome, workdir: Path, began:
 def _report(
   ready: Prepared,
   mesh: Mesh,
-  outcome: Outcome,
   variables: dict[str, Any],
-  summary: dict[str, Any],
+  figures: dict[str, Any],
   workdir: Path,
 ) -> None:
-  if outcome.start_step >= ready.epochs.steps:  # nothing was trained: the run's own pace stands
-    summary |= entry.pace_of(workdir / "summary.json")
   # Scored on one device, which has room for its share of a batch.
   size = max(1, ready.cfg.loop.batch_size // mesh.size)
   found = report_run(ready.cfg, ready.labelled, variables, ready.test, workdir, size)
-  summary |= found.summary
-  write_record(workdir / "summary.json", summary)
+  summary = {**figures, **found.summary}
+  write_record(workdir / entry.SUMMARY, summary)
   say("\n" + block(summary))
   say("\n" + found.table)
 

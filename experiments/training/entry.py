@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from experiments.training.metrics import write_json
+from experiments.training.run import Outcome
 from pipelines import Dataset
 
+SUMMARY = "summary.json"
 NAMED_AT_START = 20  # unusable recordings
 
 # Fields of every kind of run that may change when it goes on: they move no bit of what it computes.
@@ -86,7 +89,27 @@ def fingerprint(dataset: Dataset, labels: bool = False) -> str:
   return f"{len(dataset)} clips, {digest.hexdigest()}"
 
 
-def pace_of(path: Path) -> dict[str, Any]:
+def run_figures(outcome: Outcome, steps: int, began: float, workdir: Path) -> dict[str, Any]:
+  """What every run sums up: its length, its pace and what it left out.
+
+  A start that found nothing left to train tells the pace of the run itself, from its summary.
+  """
+  figures = {
+    "steps": steps,
+    "resumed_at": outcome.start_step,
+    "clips_per_second": outcome.clips_per_second,
+    "idle_share": outcome.idle_share,
+    "skipped_batches": outcome.skipped,
+    "unusable_recordings": len(outcome.bad_recordings),
+    "seconds": time.monotonic() - began,
+    "seconds_to_first_step": outcome.start_seconds,
+  }
+  if outcome.start_step >= steps:
+    figures |= _pace_of(workdir / SUMMARY)
+  return figures
+
+
+def _pace_of(path: Path) -> dict[str, Any]:
   """How fast the finished run of an older summary went."""
   if not path.is_file():
     return {}

@@ -76,6 +76,10 @@ def _part(text: str, name: str, path: str) -> str:
 def _split(
   source: Source, labels: Sequence[str], parts: Sequence[str], cfg: DataConfig, name: str
 ) -> TrainingSet:
+  if not labels:
+    bad = list(getattr(source, "skipped", ()))
+    told = f" (such as {bad[0][0]}: {bad[0][1]})" if bad else ""
+    raise DataError(f"{name}: none of its {len(bad)} recordings can be used{told}")
   for i, label in zip(source.ids, labels, strict=True):
     if not label:
       raise DataError(f"{name}: {i} has no label; remove it or give it one")

@@ -115,6 +115,13 @@ def test_a_folder_for_each_class(tmp_path):
     open_set(f"folder={tmp_path}", CFG)
 
 
+def test_a_folder_of_damaged_files_says_so(tmp_path):
+  (tmp_path / "cat").mkdir()
+  (tmp_path / "cat" / "x.wav").write_bytes(b"no audio")
+  with pytest.raises(DataError, match=r"none of its 1 recordings can be used \(such as cat/x"):
+    open_set(f"folder={tmp_path}", CFG)
+
+
 def test_a_folder_that_is_split_already(tmp_path):
   for part in ("train", "test", "val"):
     for label in ("cat", "dog"):

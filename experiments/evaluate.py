@@ -2,9 +2,11 @@ r"""Evaluates frozen encoders on labelled sets, beside features that need no tra
 
     python -m experiments.evaluate --checkpoint encoder.safetensors --rivals \
       --tasks spoken_digits=FOLDER esc10=FOLDER synthetic
+    python -m experiments.evaluate --suite linear --tasks esc10=FOLDER \
+      --checkpoint mn04_as_mAP_432.pt
 
-The suite `knn` leaves out one group (a speaker, a fold) at a time, and classifies its clips by
-their nearest neighbours among the others. Nothing is trained.
+Encoders are Dasheng, MN or DyMN. Every suite leaves out one group (a speaker, a fold) at a time and
+learns from the others: `knn` lets the nearest neighbours vote, `linear` fits a logistic regression.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from experiments.embedding.load import is_dasheng, open_embedder
 from experiments.evaluation import report
 from experiments.evaluation.embed import Pooling, embed_set
-from experiments.evaluation.knn import KnnResult, knn_accuracy
+from experiments.evaluation.knn import knn_accuracy
+from experiments.evaluation.left_out import LeftOut
+from experiments.evaluation.linear import linear_accuracy
 from experiments.evaluation.rivals import RIVALS, log_mel_statistics
+from experiments.evaluation.scenes import scene_set
 from experiments.training import cli
 from experiments.training.errors import UsageError
 from pipelines.tasks import LabelledSet, open_task
@@ -34,13 +41,16 @@ Features = Callable[[LabelledSet], np.ndarray]
 class EvaluateConfig:
   """What to evaluate, on what, and how."""
 
-  suite: Literal["knn"] = "knn"  # the way of evaluating
-  checkpoint: tuple[str, ...] = ()  # encoders: weight files or checkpoint folders
+  suite: Literal["knn", "linear"] = "knn"  # the way of evaluating
+  checkpoint: tuple[str, ...] = ()  # encoders: weight files, or folders of Dasheng runs
+  # of MN and DyMN: some of blocks, mel, se, clf1, clf2, logits, all_blocks, b0 to b15
+  features: tuple[str, ...] = ("blocks", "mel")
   tasks: tuple[str, ...] = ("synthetic",)  # NAME=FOLDER, or synthetic
   rivals: bool = False  # also evaluate features that need no training
-  pooling: Pooling = "mean"  # of the encoder's output over time
+  pooling: Pooling = "mean"  # of Dasheng's output over time
   k: int = 10  # neighbours that vote
   metric: Literal["cosine", "euclidean"] = "cosine"  # distance between clips
+  c: float = 1.0  # of the linear suite: the losses' weight against half the squared weights
   out: str = ""  # also write the results here, as .json, .csv or .md
 
 
@@ -52,6 +62,8 @@ def main(cfg: EvaluateConfig) -> None:
     raise UsageError("--tasks is empty: give NAME=FOLDER, or synthetic")
   if cfg.k < 1:
     raise UsageError(f"--k {cfg.k}: at least one neighbour must vote")
+  if not cfg.c > 0:
+    raise UsageError(f"--c {cfg.c:g}: it must be more than 0")
   if cfg.out:
     report.check_output(cfg.out)
   # All tasks and encoders are opened before the first clip is embedded: mistakes show at once.
@@ -64,7 +76,7 @@ def main(cfg: EvaluateConfig) -> None:
     held = task.in_memory() if len(encoders) + len(rivals) > 1 else task
     for name, features in encoders + rivals:
       vectors = features(held)
-      result = knn_accuracy(vectors, held.labels, held.groups, cfg.k, cfg.metric)
+      result = accuracy(cfg, vectors, held)
       rows.append([name, str(vectors.shape[1]), task.name, *result.row()])
       records.append(record(name, task, vectors, result))
       print(f"{task.name}, {name}: {result.row()[0]}", file=sys.stderr, flush=True)
@@ -74,8 +86,17 @@ def main(cfg: EvaluateConfig) -> None:
     report.write_report(cfg.out, records, table)
 
 
+def accuracy(cfg: EvaluateConfig, vectors: np.ndarray, task: LabelledSet) -> LeftOut:
+  """The configured suite's result for features f32[n, d] of a task's clips."""
+  if cfg.suite == "linear":
+    return linear_accuracy(vectors, task.labels, task.groups, cfg.c)
+  return knn_accuracy(vectors, task.labels, task.groups, cfg.k, cfg.metric)
+
+
 def encoder(path: str, cfg: EvaluateConfig) -> Features:
   """Features of an encoder read from a weight file or a checkpoint folder."""
+  if not is_dasheng(Path(path).expanduser(), ""):
+    return functools.partial(scene_set, open_embedder(path, features=cfg.features))
   import dasheng_jax
 
   # A clip's features must not depend on the loudest clip that happens to share its batch.
@@ -95,7 +116,7 @@ def name_of(path: str, paths: tuple[str, ...]) -> str:
   return short if sum(os.path.basename(os.path.normpath(p)) == short for p in paths) == 1 else path
 
 
-def record(name: str, task: LabelledSet, vectors: np.ndarray, result: KnnResult) -> dict[str, Any]:
+def record(name: str, task: LabelledSet, vectors: np.ndarray, result: LeftOut) -> dict[str, Any]:
   """One result for JSON or CSV."""
   return {"features": name, "size": int(vectors.shape[1]), "task": task.name} | result.as_dict()
 

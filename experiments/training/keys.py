@@ -8,7 +8,7 @@ import zlib
 import jax
 
 
-def stream_key(seed: int, name: str, index: int | jax.Array | None = None) -> jax.Array:
+def stream_key(seed: int | jax.Array, name: str, index: int | jax.Array | None = None) -> jax.Array:
   """Typed key of a stream (`init`, `mask`, `eval`), folded with a step or batch index if given.
 
   The name enters through its CRC-32: unlike `hash`, the same on every host and Python version.

@@ -4,11 +4,14 @@ Call both under `jax.set_mesh(mesh)`: models say where rows are split with
 `with_sharding_constraint` at block boundaries, which reads the mesh of the context.
 """
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.keys import stream_key
@@ -21,7 +24,7 @@ from experiments.training.update import guarded_update, keep_unless
 
 
 def train_step(
-  state: TrainState, batch: Batch, *, task: Task, optimiser: Optimiser, seed: int
+  state: TrainState, batch: Batch, seed: int | jax.Array, *, task: Task, optimiser: Optimiser
 ) -> tuple[TrainState, Metrics]:
   """One batch: gradient, update, metrics.
 
@@ -128,7 +131,13 @@ def _microbatches(x: jax.Array, parts: int) -> jax.Array:
 
 
 def eval_step(
-  state: TrainState, batch: Batch, index: jax.Array, *, task: Task, seed: int, use_ema: bool = False
+  state: TrainState,
+  batch: Batch,
+  index: jax.Array,
+  seed: int | jax.Array,
+  *,
+  task: Task,
+  use_ema: bool = False,
 ) -> Metrics:
   """Metrics of one evaluation batch, with running statistics and the same draws every time.
 
@@ -136,8 +145,8 @@ def eval_step(
     state: read, never changed.
     batch: rows as in training; `mask` bool[b], where present, is False on padding.
     index: i32[], number of the batch within the evaluation set, which seeds its draws.
-    task: the model.
     seed: the run's seed.
+    task: the model.
     use_ema: evaluate the moving average instead of the parameters.
 
   Returns:
@@ -159,25 +168,51 @@ def eval_step(
   return {**metrics, "loss": loss, "rows": rows}
 
 
-def compile_train_step(task: Task, optimiser: Optimiser, mesh: Mesh, seed: int) -> Any:
+class Seeded(NamedTuple):
+  """A jitted program with the run's seed as its last argument.
+
+  The seed is no constant of the program, so runs that differ in it alone share one compilation
+  where compiled programs are kept (`startup.keep_programs`).
+  """
+
+  program: Any
+  seed: np.int32
+
+  def __call__(self, *args: Any) -> Any:
+    """Runs it."""
+    return self.program(*args, self.seed)
+
+  def lower(self, *args: Any) -> Any:
+    """As `jax.jit` has it."""
+    return self.program.lower(*args, self.seed)
+
+  @classmethod
+  def of(cls, program: Any, seed: int) -> Seeded:
+    """Makes of a Python number what `jax.random.key` makes of it: its lower 32 bits."""
+    return cls(program, np.int64(seed).astype(np.int32))
+
+
+def compile_train_step(task: Task, optimiser: Optimiser, mesh: Mesh, seed: int) -> Seeded:
   """Jitted (state, batch) -> (state, metrics). The given state is donated: do not use it again."""
   shardings = state_shardings(task, optimiser, mesh)
   whole = NamedSharding(mesh, PartitionSpec())
-  return jax.jit(
-    partial(train_step, task=task, optimiser=optimiser, seed=seed),
-    in_shardings=(shardings, batch_sharding(mesh)),
+  program = jax.jit(
+    partial(train_step, task=task, optimiser=optimiser),
+    in_shardings=(shardings, batch_sharding(mesh), whole),
     out_shardings=(shardings, whole),
     donate_argnums=0,
   )
+  return Seeded.of(program, seed)
 
 
 def compile_eval_step(
   task: Task, optimiser: Optimiser, mesh: Mesh, seed: int, use_ema: bool = False
-) -> Any:
+) -> Seeded:
   """Jitted (state, batch, index) -> metrics, whole on every device."""
   whole = NamedSharding(mesh, PartitionSpec())
-  return jax.jit(
-    partial(eval_step, task=task, seed=seed, use_ema=use_ema),
-    in_shardings=(state_shardings(task, optimiser, mesh), batch_sharding(mesh), whole),
+  program = jax.jit(
+    partial(eval_step, task=task, use_ema=use_ema),
+    in_shardings=(state_shardings(task, optimiser, mesh), batch_sharding(mesh), whole, whole),
     out_shardings=whole,
   )
+  return Seeded.of(program, seed)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import DataError
-from pipelines.tasks.labelled import LabelledSet, existing_folder, read_wave
+from pipelines.tasks.labelled import SAMPLE_RATE, LabelledSet, existing_folder, read_wave
 
 COLUMNS = ("filename", "fold", "target", "category")
 ESC10_TARGETS = frozenset({0, 1, 10, 11, 12, 20, 21, 38, 40, 41})
@@ -55,7 +55,7 @@ def _esc(path: str, name: str, targets: frozenset[int] | None) -> LabelledSet:
     labels=np.array([numbers[int(r["target"])] for r in rows], np.int32),
     groups=[f"fold{r['fold']}" for r in rows],
     classes=[categories[target] for target in numbers],
-    load=lambda i: read_wave(files[i]),
+    load=lambda i, rate=SAMPLE_RATE: read_wave(files[i], rate),
   )
 
 

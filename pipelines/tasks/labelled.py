@@ -20,7 +20,7 @@ class LabelledSet:
 
   Groups are the parts of a leave-one-group-out evaluation: folds, or speakers.
   `labels` i32[n] index `classes`; `groups` holds one name per clip; `load(i)` returns clip i as
-  f32[samples], mono, 16 kHz, in [-1, 1].
+  f32[samples], mono, in [-1, 1], at 16 kHz or the given rate.
   """
 
   name: str
@@ -28,7 +28,7 @@ class LabelledSet:
   labels: np.ndarray
   groups: Sequence[str]
   classes: Sequence[str]
-  load: Callable[[int], np.ndarray]
+  load: Callable[..., np.ndarray]  # (i, rate=SAMPLE_RATE)
 
   def __post_init__(self):
     counts = {len(self.ids), len(self.labels), len(self.groups)}
@@ -58,8 +58,8 @@ def existing_folder(path: str, task: str, expected: str) -> Path:
   return folder
 
 
-def read_wave(path: Path) -> np.ndarray:
-  """Reads an audio file whole, f32[samples]: channels averaged, resampled to 16 kHz.
+def read_wave(path: Path, rate: int = SAMPLE_RATE) -> np.ndarray:
+  """Reads an audio file whole, f32[samples]: channels averaged, resampled to `rate` Hz.
 
   Raises DataError, naming the file, when it is absent, empty or damaged.
   """
@@ -68,10 +68,10 @@ def read_wave(path: Path) -> np.ndarray:
 
   try:
     frames, _ = decode.header(str(path))
-    wave, rate = decode.read_span(str(path), 0, frames)
+    wave, given = decode.read_span(str(path), 0, frames)
     decode.check_finite(wave)
   except BadAudio as error:
     raise DataError(f"{str(path)!r}: {error}") from None
   if not len(wave):
     raise DataError(f"{str(path)!r}: no samples")
-  return decode.resample(decode.mono(wave), rate, SAMPLE_RATE)
+  return decode.resample(decode.mono(wave), given, rate)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import DataError
-from pipelines.tasks.labelled import LabelledSet, existing_folder, read_wave
+from pipelines.tasks.labelled import SAMPLE_RATE, LabelledSet, existing_folder, read_wave
 
 NAME_PATTERN = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<take>[0-9]+)\.wav")
 
@@ -33,5 +33,5 @@ def spoken_digits(path: str, name: str = "spoken_digits") -> LabelledSet:
     labels=np.array([int(m["digit"]) for m in found], np.int32),
     groups=[m["speaker"] for m in found],
     classes=[str(digit) for digit in range(10)],
-    load=lambda i: read_wave(files[i]),
+    load=lambda i, rate=SAMPLE_RATE: read_wave(files[i], rate),
   )

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.errors import DataError
 from pipelines.synthetic import CLASSES, label_of, render
-from pipelines.tasks.labelled import LabelledSet
+from pipelines.tasks.labelled import SAMPLE_RATE, LabelledSet
 
 FOLDS = 5
 # Apart from the seeds that runs use for training, so that no evaluated clip was ever trained on.
@@ -26,5 +26,5 @@ def synthetic(clips: str = "", seconds: float | int = 4.0, seed: int = SEED) -> 
     labels=np.array([label_of(i) for i in range(count)], np.int32),
     groups=[f"fold{i // len(CLASSES) % FOLDS + 1}" for i in range(count)],
     classes=CLASSES,
-    load=lambda i: render(i, seed, seconds)[0],
+    load=lambda i, rate=SAMPLE_RATE: render(i, seed, seconds, rate)[0],
   )

@@ -65,3 +65,10 @@ def test_mistakes():
     evaluate.main(EvaluateConfig(rivals=True, out="table.doc"))
   with pytest.raises(DataError, match="no folder"):
     evaluate.main(EvaluateConfig(rivals=True, tasks=("esc10=/not/there",)))
+
+
+def test_the_linear_suite(fakes, capsys):
+  evaluate.main(EvaluateConfig(suite="linear", checkpoint=("a.pt",), tasks=("s",)))
+  assert "100.0 %" in capsys.readouterr().out
+  with pytest.raises(UsageError, match="--c 0"):
+    evaluate.main(EvaluateConfig(suite="linear", rivals=True, c=0.0))

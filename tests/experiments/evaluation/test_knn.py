@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.evaluation.knn import knn_accuracy, standardise
+from experiments.evaluation.knn import knn_accuracy
+from experiments.evaluation.left_out import standardise
 from pipelines.errors import DataError
 
 RNG = np.random.default_rng(0)

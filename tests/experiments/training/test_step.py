@@ -43,7 +43,7 @@ def run(mesh, cfg=BASE, task=toy.TASK, steps=3, poison=(), seed=0, valid=None):
       state, m = step_fn(state, jax.device_put(batch, batch_sharding(mesh)))
       states.append(jax.device_get(state))
       metrics.append(jax.device_get(m))
-  assert step_fn._cache_size() == 1  # every step runs the same executable
+  assert step_fn.program._cache_size() == 1  # every step runs the same executable
   return states, metrics
 
 
@@ -203,3 +203,11 @@ def test_evaluation_repeats_itself_and_leaves_padding_out():
     plain = jax.device_put(batch, batch_sharding(mesh))
     np.testing.assert_allclose(evaluate(state, plain, 0)["loss"], first["loss"], rtol=1e-6)
     assert evaluate(state, plain, 0)["rows"] == toy.ROWS
+
+
+def test_seeds_share_a_program():
+  """The seed is an argument: what is compiled knows nothing of it."""
+  given = initial(BASE), toy.batch(0)
+  with jax.set_mesh(one()):
+    texts = {compiled(one(), BASE, toy.TASK, seed).lower(*given).as_text() for seed in (0, 7)}
+  assert len(texts) == 1

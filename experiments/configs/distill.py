@@ -151,4 +151,14 @@ EXPERIMENTS: dict[str, SupervisedConfig] = {
     schedule=SCHEDULE,
     loop=EpochLoopConfig(epochs=80, batch_size=64),
   ),
+  "words": SupervisedConfig(
+    about="a small network for words and other sounds of a second, from stored logits",
+    model=SIZES["mn01"],
+    data=labelled_data(1.0, "single"),
+    augment=AugmentConfig(wave_mixup=0.0),
+    distil=DistilConfig(label_weight=0.1, temperature=2.0),
+    optim=adam(2e-3),
+    schedule=EpochFactor(warmup=2, ramp_start=10, ramp_length=20, last=0.01),
+    loop=EpochLoopConfig(epochs=30, batch_size=64, validate_every=10, save_every=10),
+  ),
 }

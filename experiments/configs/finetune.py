@@ -66,13 +66,37 @@ EXPERIMENTS: dict[str, SupervisedConfig] = {
     about="dcase20 with MixStyle of every second batch in place of mixup",
     augment=AugmentConfig(mixstyle=0.5),
   ),
-  "esc50_quick": dataclasses.replace(
-    _ESC50["esc50"],
-    about="the recipe of esc50 in twelve epochs, with smaller batches and a higher rate",
-    optim=adam(5e-4),
-    schedule=EpochFactor(warmup=2, ramp_start=3, ramp_length=9, last=0.01),
-    loop=EpochLoopConfig(epochs=12, batch_size=32, validate_every=4, save_every=4),
-  ),
+  **{
+    f"esc50_quick{kind}": dataclasses.replace(
+      _ESC50[f"esc50{kind}"],
+      about="the recipe of esc50 in twelve epochs, with smaller batches and a higher rate",
+      optim=adam(peak_lr),
+      schedule=EpochFactor(warmup=2, ramp_start=3, ramp_length=9, last=0.01),
+      loop=EpochLoopConfig(epochs=12, batch_size=32, validate_every=4, save_every=4),
+    )
+    for kind, peak_lr in (("", 5e-4), ("_dymn", 3e-4))
+  },
+  **{
+    f"esc50_quick_scratch{kind}": dataclasses.replace(
+      _ESC50[f"esc50{kind}"],
+      about="the same without weights to begin with: more steps, and a rate for random weights",
+      optim=adam(peak_lr),
+      schedule=EpochFactor(warmup=2, ramp_start=5, ramp_length=10, last=0.01),
+      loop=EpochLoopConfig(epochs=15, batch_size=16, validate_every=5, save_every=5),
+    )
+    for kind, peak_lr in (("", 2e-3), ("_dymn", 1e-3))
+  },
+  **{
+    f"words{kind}": dataclasses.replace(
+      _ESC50[f"esc50{kind}"],
+      about="words and other sounds of a second",
+      data=labelled_data(1.0, "single"),
+      optim=adam(peak_lr),
+      schedule=EpochFactor(warmup=1, ramp_start=2, ramp_length=6, last=0.01),
+      loop=EpochLoopConfig(epochs=8, batch_size=64, validate_every=4, save_every=4),
+    )
+    for kind, peak_lr in (("", 5e-4), ("_dymn", 3e-4))
+  },
   **{
     name: dataclasses.replace(
       _ESC50["esc50"],

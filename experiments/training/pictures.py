@@ -67,7 +67,7 @@ def loss_curve(
   curves = {name: curve for name, curve in curves.items() if len(curve[0])}
   if not curves:
     raise UsageError(f"{source}: no finite loss to draw; the run has not logged a step yet")
-  with _figure(path, 1, (7.2, 4.0)) as (_, axes):
+  with drawn(path, 1, (7.2, 4.0)) as (_, axes):
     for colour, (name, (steps, values)) in zip(_colours(len(curves)), curves.items(), strict=True):
       if len(values) > 100:
         axes[0].plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
@@ -102,7 +102,7 @@ def compare_curves(
   first, second = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
   if first.shape != second.shape or first.ndim != 1 or not first.size:
     raise ValueError(f"compare curves: lengths {first.shape} and {second.shape} must be equal")
-  with _figure(path, 2, (7.2, 5.4), ratios=(2, 1)) as (_, axes):
+  with drawn(path, 2, (7.2, 5.4), ratios=(2, 1)) as (_, axes):
     steps = np.arange(len(first))
     axes[0].plot(steps, second, color=SERIES[1], linewidth=6, alpha=0.35, label=labels[1])
     axes[0].plot(steps, first, color=SERIES[0], linewidth=1.6, label=labels[0])
@@ -139,7 +139,7 @@ def compare_variants(
   means = {name: _running_mean(curve) for name, curve in values.items()}
   first = next(iter(means.values()))
   steps = np.arange(len(first))
-  with _figure(path, 2, (7.2, 6.0), ratios=(3, 2)) as (_, axes):
+  with drawn(path, 2, (7.2, 6.0), ratios=(3, 2)) as (_, axes):
     for i, (name, mean) in enumerate(means.items()):
       style: dict[str, Any] = {"color": SERIES[i % len(SERIES)], "linewidth": 1.4}
       style["linestyle"] = "--" if i >= len(SERIES) else "-"
@@ -177,7 +177,7 @@ def reconstruction(
   gone = np.repeat(np.asarray(hidden, bool), PATCH_FRAMES)
   seen = np.where(gone[None], np.nan, target)
   mixed = np.where(gone[None], prediction, target)
-  with _figure(path, 3, (9.0, 6.6)) as (figure, axes):
+  with drawn(path, 3, (9.0, 6.6)) as (figure, axes):
     loudest = float(np.nanmax(target))
     quietest = max(float(np.nanmin(target)), loudest - DYNAMIC_DB)
     seconds = frames * HOP_SECONDS
@@ -237,13 +237,13 @@ def _colours(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _figure(
+def drawn(
   path: str | os.PathLike,
   rows: int,
   size: tuple[float, float],
   ratios: tuple[int, ...] | None = None,
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-  """A figure of rows that share the x axis; saved to `path` at the end of the block.
+  """A figure of rows that share the x axis, and these; saved to `path` at the end of the block.
 
   Drawn by Agg without pyplot, so that no display is needed and no global state is touched.
   """

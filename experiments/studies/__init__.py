@@ -1,0 +1,1 @@
+"""Studies: tables whose every number is one command, made by a loop that can be stopped."""

@@ -1,0 +1,24 @@
+"""What a study is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, TypeAlias
+
+Name: TypeAlias = Literal["fine_tuning", "distillation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+  """The set, the weights, the seeds; what stands behind `--` is added to every training run."""
+
+  about: str = ""
+  study: Name = "fine_tuning"  # which one
+  data: str = ""  # NAME=FOLDER of a labelled set, as --data.source of finetune takes it
+  init: str = ""  # weights: a file, or a name of mobile_jax.MODELS
+  out: str = ""  # folder of the study; what is finished there is not run again
+  seeds: tuple[int, ...] = (0, 1, 2)  # of studies that are repeated
+  fold: str = ""  # what is left out, of studies that leave out one part; empty: the set's first
+  commands: bool = False  # print the commands, for other machines or other hands, and end
+  # more flags of every training run, behind --
+  more: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})

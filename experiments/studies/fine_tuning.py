@@ -1,0 +1,53 @@
+"""Fine-tuned, frozen, or from scratch: what published weights are worth on a set with folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.studies.cell import Cell, accuracy_by_group, scores_of_run
+from experiments.studies.config import StudyConfig
+from experiments.studies.study import Study
+from experiments.studies.weights import network_of
+
+TUNED, LINEAR, NEAREST, SCRATCH = (
+  "fine-tuned",
+  "frozen, linear probe",
+  "frozen, k-NN",
+  "from scratch",
+)
+
+
+def fine_tuning(cfg: StudyConfig) -> Study:
+  """Every fold is left out once: by fine-tuning, by probes on the frozen network, from scratch."""
+  out = Path(cfg.out)
+  model, kind = network_of(cfg.init)
+  width = ("--model.width", f"{model.width:g}")
+  folds = ("--data.source", cfg.data, "--data.cache", "memory", "--fold", "all")
+  programs = ("--compile_cache", str(out / "programs"))
+
+  def training(name: str, row: str, recipe: str, *flags: str) -> Cell:
+    folder = out / name
+    return Cell(
+      name,
+      "finetune",
+      ("--config", recipe, *flags, *folds, *programs, "--workdir", str(folder), *cfg.more),
+      folder / "report.json",
+      row,
+      scores_of_run(),
+    )
+
+  def probe(name: str, row: str, suite: str) -> Cell:
+    result = out / f"{name}.json"
+    flags = ("--suite", suite, "--checkpoint", cfg.init, "--tasks", cfg.data, "--out", str(result))
+    return Cell(name, "evaluate", flags, result, row, accuracy_by_group)
+
+  return Study(
+    cells=(
+      training("fine_tuned", TUNED, f"esc50_quick{kind}", "--init", cfg.init),
+      probe("linear", LINEAR, "linear"),
+      probe("knn", NEAREST, "knn"),
+      training("scratch", SCRATCH, f"esc50_quick_scratch{kind}", *width),
+    ),
+    columns=("accuracy", "log_loss"),
+    title="accuracy on the fold that was left out",
+  )

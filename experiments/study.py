@@ -1,0 +1,59 @@
+r"""Runs a named study: many commands, one table. What is finished is not run again.
+
+    python -m experiments.study --config fine_tuning --init mn04_as_mAP_432.pt \
+      --data esc10=FOLDER --out runs/esc10
+    python -m experiments.study --config distillation --init mn04_as_mAP_432.pt \
+      --data spoken_digits=FOLDER --fold nicolas --out runs/digits
+
+`--commands` prints what would be run. What stands behind `--` is added to every training run, such
+as `-- --loop.epochs 40`. The folder ends with study.md, study.json and study.png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.studies.config import Name, StudyConfig
+from experiments.studies.distillation import distillation
+from experiments.studies.fine_tuning import fine_tuning
+from experiments.studies.study import Study, run_study
+from experiments.training import cli
+from experiments.training.errors import UsageError
+
+LAID_OUT: dict[Name, Callable[[StudyConfig], Study]] = {
+  "fine_tuning": fine_tuning,
+  "distillation": distillation,
+}
+STUDIES = {
+  "fine_tuning": StudyConfig(
+    about="published weights fine-tuned, frozen, and the same network from scratch, over all folds"
+  ),
+  "distillation": StudyConfig(
+    about="students of width 0.1 with and without a fine-tuned teacher, over seeds",
+    study="distillation",
+  ),
+}
+
+
+def main(cfg: StudyConfig) -> None:
+  """Runs what is left of a study and prints its table, or prints its commands."""
+  for flag in ("data", "init", "out"):
+    if not getattr(cfg, flag):
+      raise UsageError(f"--{flag} is missing: study --data NAME=FOLDER --init WEIGHTS --out FOLDER")
+  if len(set(cfg.seeds)) != len(cfg.seeds) or not cfg.seeds:
+    raise UsageError("--seeds: name one or more, each once")
+  study = LAID_OUT[cfg.study](cfg)
+  if cfg.commands:
+    print("\n".join(cell.line for cell in study.cells))
+    return
+  print(run_study(study, Path(cfg.out)))
+
+
+if __name__ == "__main__":
+  cli.run_main(
+    main,
+    STUDIES,
+    prog="study",
+    description="Runs a named study: many commands, one table; goes on where it stopped.",
+  )

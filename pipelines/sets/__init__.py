@@ -10,9 +10,10 @@ from pipelines.errors import DataError
 from pipelines.sets.base import Objective, TrainingSet
 from pipelines.sets.dcase20 import dcase20
 from pipelines.sets.esc import esc10, esc50
+from pipelines.sets.openmic import openmic
 from pipelines.sets.own import folder, table
 from pipelines.sets.spoken_digits import spoken_digits
-from pipelines.sets.tagged import audioset, fsd50k, openmic
+from pipelines.sets.tagged import audioset, fsd50k
 
 SETS: dict[str, Callable[[str, DataConfig, str], TrainingSet]] = {
   "audioset": audioset,

@@ -54,6 +54,12 @@ def folder_of(path: str, name: str, expected: str) -> Path:
   return folder
 
 
+def one_split(fold: str, name: str) -> None:
+  """DataError where a fold is asked for of a set that has none."""
+  if fold:
+    raise DataError(f"{name}: fold {fold!r}; the set is published with one split")
+
+
 def read_table(
   path: Path, columns: Sequence[str], name: str, delimiter: str = ","
 ) -> list[dict[str, str]]:

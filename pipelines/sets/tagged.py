@@ -1,11 +1,10 @@
-"""Sets with several tags for each clip: AudioSet, FSD50K and OpenMIC.
+"""Sets with several tags for each clip, all of them judged: AudioSet and FSD50K.
 
     audioset=FOLDER   {balanced_train,unbalanced_train,eval}_segments_mp3.hdf; or for each of the
                       three {part}_segments.csv as published, with the audio in {part}_segments/,
                       a folder of files or of shards; class_labels_indices.csv
     fsd50k=FOLDER     FSD50K.{train,val,eval}_mp3.hdf; or FSD50K.ground_truth/ with dev.csv,
                       eval.csv and vocabulary.csv, and FSD50K.{dev,eval}_audio/
-    openmic=FOLDER    openmic_{train,test}.csv_mp3.hdf
 
 Source: reference text of MN and DyMN, section 11, and the publishers' own pages.
 """
@@ -20,24 +19,25 @@ import numpy as np
 from pipelines import targets as tables
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
-from pipelines.sets.base import TrainingSet, every_id, folder_of, read_rows, read_table
+from pipelines.sets.base import (
+  TrainingSet,
+  every_id,
+  folder_of,
+  one_split,
+  read_rows,
+  read_table,
+)
 from pipelines.sources import Source, open_source
 from pipelines.sources.hdf5 import HDF5Source
 from pipelines.sources.selected import ABSENT, SelectedSource, rows_of
 from pipelines.targets import PackedTargets
 
 SECONDS = 10.0
-AUDIOSET_CLASSES, FSD50K_CLASSES, OPENMIC_CLASSES = 527, 200, 20
+AUDIOSET_CLASSES, FSD50K_CLASSES = 527, 200
 CLASS_LIST = "class_labels_indices.csv"
 _YOUTUBE_ID = 11  # characters
 _AUDIOSET = {"train": ("balanced_train", "unbalanced_train"), "test": ("eval",)}
 _FSD50K = {"train": "train", "validation": "val", "test": "eval"}
-# In the order of the published label arrays, which is that of the alphabet.
-INSTRUMENTS = (
-  *("accordion", "banjo", "bass", "cello", "clarinet", "cymbals", "drums", "flute", "guitar"),
-  *("mallet_percussion", "mandolin", "organ", "piano", "saxophone", "synthesizer", "trombone"),
-  *("trumpet", "ukulele", "violin", "voice"),
-)
 
 
 def audioset(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
@@ -45,7 +45,7 @@ def audioset(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
 
   A folder that lacks one of the training sets is trained on with the other alone.
   """
-  _one_fold(fold, "audioset")
+  one_split(fold, "audioset")
   folder = folder_of(path, "audioset", "*_segments_mp3.hdf, or *_segments.csv with their audio")
   mids, classes = _class_list(folder / CLASS_LIST)
   parts: dict[str, tuple[Source, ...]] = {}
@@ -62,7 +62,7 @@ def audioset(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
 
 def fsd50k(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   """The published split, with its validation part."""
-  _one_fold(fold, "fsd50k")
+  one_split(fold, "fsd50k")
   folder = folder_of(path, "fsd50k", "FSD50K.*_mp3.hdf, or FSD50K.ground_truth/ with its audio")
   if (folder / "FSD50K.ground_truth").is_dir():
     return _fsd50k_files(folder, cfg)
@@ -74,35 +74,6 @@ def fsd50k(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
     for part, name in _FSD50K.items()
   }
   return TrainingSet("fsd50k", classes, "tags", parts, SECONDS)
-
-
-def openmic(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
-  """Twenty instruments; `judged` says which of them anybody has judged in a clip."""
-  _one_fold(fold, "openmic")
-  folder = folder_of(path, "openmic", "openmic_train.csv_mp3.hdf and openmic_test.csv_mp3.hdf")
-  parts: dict[str, tuple[Source, ...]] = {}
-  for part in ("train", "test"):
-    source = HDF5Source(str(folder / f"openmic_{part}.csv_mp3.hdf"), cfg)
-    table = source.targets_in()
-    if table.shape[1] != 2 * OPENMIC_CLASSES or not np.all((table >= 0) & (table <= 1)):
-      raise DataError(
-        f"openmic: {source.name}: targets must be {OPENMIC_CLASSES} probabilities and as many "
-        f"marks in each row, found {list(table.shape)}"
-      )
-    table = table.astype(np.float32)
-    rows = np.arange(len(table))
-    parts[part] = (
-      SelectedSource(
-        source,
-        rows,
-        name=f"openmic {part}",
-        targets=table[:, :OPENMIC_CLASSES],
-        judged=table[:, OPENMIC_CLASSES:],
-        classes=list(INSTRUMENTS),
-        skipped=source.skipped,
-      ),
-    )
-  return TrainingSet("openmic", INSTRUMENTS, "tags", parts, SECONDS)
 
 
 def packed(path: Path, classes: tuple[str, ...], cfg: DataConfig) -> SelectedSource:
@@ -238,8 +209,3 @@ def _fsd50k_files(folder: Path, cfg: DataConfig) -> TrainingSet:
     "test": part("eval", test, "test"),
   }
   return TrainingSet("fsd50k", classes, "tags", parts, SECONDS)
-
-
-def _one_fold(fold: str, name: str) -> None:
-  if fold:
-    raise DataError(f"{name}: fold {fold!r}; the set is published with one split")

@@ -1,5 +1,8 @@
 """Labelled sets on small files of the true layout."""
 
+import dataclasses
+from pathlib import PurePosixPath
+
 import numpy as np
 import pytest
 import soundfile
@@ -186,6 +189,58 @@ def test_fsd50k_as_published(tmp_path):
   assert labels(found, "train") == {"1.wav": {"Tag_3", "Tag_4"}}
   assert labels(found, "validation") == {"2.wav": {"Tag_199"}}
   assert labels(found, "test") == {"3.wav": {"Tag_0"}}
+
+
+def openmic_folder(folder, *more):
+  for n, key in enumerate(("000046_3840", "000135_483840", "000139_119040")):
+    write(folder / "audio" / key[:3] / f"{key}.ogg", n)
+  text(
+    folder / "openmic-2018-aggregated-labels.csv",
+    "sample_key,instrument,relevance,num_responses",
+    "000046_3840,clarinet,0.17105,3",
+    "000046_3840,flute,0.0,3",
+    "000135_483840,voice,1.0,5",
+    "000139_119040,accordion,0.5,3",
+    *more,
+  )
+  text(folder / "partitions" / "split01_train.csv", "000139_119040", "000046_3840", "000999_1")
+  text(folder / "partitions" / "split01_test.csv", "000135_483840")
+  return f"openmic={folder}"
+
+
+def test_openmic_as_published(tmp_path):
+  found = open_set(openmic_folder(tmp_path), CFG)
+  train = Dataset(dataclasses.replace(CFG, max_bad_share=0.5), found.part("train"))
+  assert [PurePosixPath(x).stem for x in ids(found, "train")] == ["000139_119040", "000046_3840"]
+  marks, judged = (train.fields[name](np.arange(2)) for name in ("labels", "judged"))
+  clarinet, flute = (found.classes.index(name) for name in ("clarinet", "flute"))
+  assert np.argwhere(judged).tolist() == [[0, 0], [1, clarinet], [1, flute]]
+  assert marks[1, clarinet] == np.float32(0.17105)
+  assert marks[1, flute] == 0
+  assert set(marks[judged == 0]) == {0.5}
+  assert [name for name, _ in found.part("train")[0].skipped] == ["000999_1"]
+
+
+@pytest.mark.parametrize(
+  ("row", "message"),
+  [
+    ("000046_3840,kazoo,0.5,3", "line 6: expected one of the 20 instruments.*'kazoo'"),
+    ("000046_3840,flute,1.5,3", "line 6.*'1.5'"),
+    ("000046_3840,flute,often,3", "line 6.*'often'"),
+  ],
+)
+def test_judgements_that_are_none(tmp_path, row, message):
+  with pytest.raises(DataError, match=message):
+    open_set(openmic_folder(tmp_path, row), CFG)
+
+
+def test_a_clip_that_nobody_judged(tmp_path):
+  spec = openmic_folder(tmp_path)
+  text(
+    tmp_path / "openmic-2018-aggregated-labels.csv", "sample_key,instrument,relevance", "a,flute,1"
+  )
+  with pytest.raises(DataError, match="says nothing of 000139_119040"):
+    open_set(spec, CFG)
 
 
 @pytest.mark.parametrize(

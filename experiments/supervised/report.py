@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.configs.supervised import SupervisedConfig
 from experiments.evaluation.report import markdown_table, write_report
@@ -38,10 +39,14 @@ def report_run(
   test: Dataset,
   workdir: Path,
   batch_size: int,
+  devices: Sequence[jax.Device],
 ) -> Report:
-  """Writes export/, the pictures, classes.csv, report.md and last report.json into the folder."""
+  """Writes export/, the pictures, classes.csv, report.md and last report.json into the folder.
+
+  batch_size, devices: as in `score_network`.
+  """
   exported = _export(cfg.model, variables, workdir / "export")
-  scores = score_network(cfg.model, variables, test, labelled.objective, batch_size)
+  scores = score_network(cfg.model, variables, test, labelled.objective, batch_size, devices)
   name = f"{labelled.name}{f' fold {cfg.fold}' if cfg.fold else ''}"
   record = {"set": name, "clips": len(test), "init": cfg.init or "random", **scores.means}
   table = score_table([(name, scores)])
@@ -101,17 +106,27 @@ def score_network(
   dataset: Dataset,
   objective: Objective,
   batch_size: int = 32,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Scores:
-  """The scores of a network on a whole data set, clip by clip as its configuration cuts them."""
-  forward = jax.jit(functools.partial(tag, model))
+  """The scores of a network on a whole data set, clip by clip as its configuration cuts them.
+
+  batch_size: clips on each device at once. devices: of this process; None is all of them.
+  """
+  devices = jax.local_devices() if devices is None else devices
+  mesh = Mesh(np.array(devices), "data")
+  whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+  if len(devices) > 1:  # XLA does not split the CPU's own kernels over devices
+    model = model.with_compute(kernels="xla")
+  variables = jax.device_put(variables, whole)
+  forward = jax.jit(functools.partial(tag, model), in_shardings=(whole, rows))
   outputs, given = [], []
-  with evaluation_batches(dataset, batch_size) as batches:
+  with evaluation_batches(dataset, batch_size * len(devices)) as batches:
     for batch in batches:
       real = batch["mask"]
       outputs.append(np.asarray(forward(variables, batch["wave"])[0])[real])
       given.append({name: batch[name][real] for name in dataset.fields})
   logits = np.concatenate(outputs)
-  whole = {name: np.concatenate([part[name] for part in given]) for name in given[0]}
+  table = {name: np.concatenate([part[name] for part in given]) for name in given[0]}
   if objective == "classes":
-    return class_scores(logits, whole["labels"])
-  return tag_scores(logits, whole["labels"], whole.get("judged"))
+    return class_scores(logits, table["labels"])
+  return tag_scores(logits, table["labels"], table.get("judged"))

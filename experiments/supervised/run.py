@@ -312,9 +312,10 @@ def _report(
   figures: dict[str, Any],
   workdir: Path,
 ) -> None:
-  # Scored on one device, which has room for its share of a batch.
+  # A device has room for its share of a batch.
   size = max(1, ready.cfg.loop.batch_size // mesh.size)
-  found = report_run(ready.cfg, ready.labelled, variables, ready.test, workdir, size)
+  devices = list(mesh.local_devices)
+  found = report_run(ready.cfg, ready.labelled, variables, ready.test, workdir, size, devices)
   summary = {**figures, **found.summary}
   write_record(workdir / entry.SUMMARY, summary)
   say("\n" + block(summary))

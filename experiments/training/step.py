@@ -6,8 +6,9 @@ Call both under `jax.set_mesh(mesh)`: models say where rows are split with
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,28 +169,35 @@ def eval_step(
   return {**metrics, "loss": loss, "rows": rows}
 
 
-class Seeded(NamedTuple):
+@dataclass(frozen=True)
+class Seeded:
   """A jitted program with the run's seed as its last argument.
 
   The seed is no constant of the program, so runs that differ in it alone share one compilation
-  where compiled programs are kept (`startup.keep_programs`).
+  where compiled programs are kept (`startup.keep_programs`). It is what `jax.random.key` makes of a
+  Python number: its lower 32 bits.
   """
 
   program: Any
-  seed: np.int32
+  seed: int
+  sharding: NamedSharding
 
   def __call__(self, *args: Any) -> Any:
     """Runs it."""
-    return self.program(*args, self.seed)
+    return self.program(*args, self._placed)
 
   def lower(self, *args: Any) -> Any:
-    """As `jax.jit` has it."""
-    return self.program.lower(*args, self.seed)
+    """As `jax.jit` has it; the devices need not be there."""
+    return self.program.lower(*args, self._bits)
 
-  @classmethod
-  def of(cls, program: Any, seed: int) -> Seeded:
-    """Makes of a Python number what `jax.random.key` makes of it: its lower 32 bits."""
-    return cls(program, np.int64(seed).astype(np.int32))
+  @property
+  def _bits(self) -> np.int32:
+    return np.int64(self.seed).astype(np.int32)
+
+  @cached_property
+  def _placed(self) -> jax.Array:
+    # Once, and said so: the loop allows no copy to a device that nobody asked for.
+    return jax.device_put(self._bits, self.sharding)
 
 
 def compile_train_step(task: Task, optimiser: Optimiser, mesh: Mesh, seed: int) -> Seeded:
@@ -202,7 +210,7 @@ def compile_train_step(task: Task, optimiser: Optimiser, mesh: Mesh, seed: int) 
     out_shardings=(shardings, whole),
     donate_argnums=0,
   )
-  return Seeded.of(program, seed)
+  return Seeded(program, seed, whole)
 
 
 def compile_eval_step(
@@ -215,4 +223,4 @@ def compile_eval_step(
     in_shardings=(state_shardings(task, optimiser, mesh), batch_sharding(mesh), whole, whole),
     out_shardings=whole,
   )
-  return Seeded.of(program, seed)
+  return Seeded(program, seed, whole)

@@ -35,7 +35,7 @@ from mobile_jax.config import named
 from pipelines.progress import Progress
 
 # What can be timed, of the CNNs and of Dasheng.
-PARTS = ("network", "mel", "tag", "train")
+PARTS = ("network", "mel", "tag", "train", "step")
 DASHENG_PARTS = ("embed", "step")
 
 
@@ -48,8 +48,8 @@ class Bench:
   # clips per call
   batches: tuple[int, ...] = (1, 8)
   # what is timed: of CNNs "network" from log-mel, "mel", "tag" (both), "train" (forward and
-  # backward); of Dasheng "embed" from waves, "step" (a whole training step); empty: "network" and
-  # "mel", or both of Dasheng's
+  # backward); of Dasheng "embed" from waves; of all "step" (a whole training step, from waves to
+  # updated weights); empty: "network" and "mel", or both of Dasheng's
   parts: tuple[str, ...] = ()
   # length of Dasheng's clips
   seconds: float = 10.0
@@ -100,8 +100,9 @@ def main(cfg: Bench) -> int:
 
 
 def _cases(cfg: Bench) -> list[dict]:
-  if odd := [part for part in cfg.parts if part not in (*PARTS, *DASHENG_PARTS)]:
-    raise UsageError(f"--parts {odd[0]}: choose from {', '.join((*PARTS, *DASHENG_PARTS))}")
+  known = dict.fromkeys((*PARTS, *DASHENG_PARTS))
+  if odd := [part for part in cfg.parts if part not in known]:
+    raise UsageError(f"--parts {odd[0]}: choose from {', '.join(known)}")
   if cfg.originals and not (pathlib.Path(cfg.originals) / "models").is_dir():
     raise UsageError(
       f"--originals {cfg.originals}: no checkout there; "
@@ -111,7 +112,7 @@ def _cases(cfg: Bench) -> list[dict]:
     raise UsageError("--rounds, --calls, --threads, --seconds and --batches must be positive")
   if cfg.chip and cfg.chip not in CHIPS:
     raise UsageError(f"--chip {cfg.chip}: choose from {', '.join(CHIPS)}")
-  large = [name for name in cfg.models if name.startswith("dasheng")]
+  large = [name for name in cfg.models if _of_dasheng({"model": name})]
   small = [name for name in cfg.models if name not in large]
   for name in small:
     named(name)
@@ -120,14 +121,14 @@ def _cases(cfg: Bench) -> list[dict]:
   settings = {"seconds": cfg.seconds, "dtype": cfg.dtype, "optimiser": cfg.optimiser}
   settings |= {"remat": cfg.remat, "attention": cfg.attention}
   cases: list[dict] = []
-  for part in cfg.parts or (("network", "mel") if small else ()) + (DASHENG_PARTS if large else ()):
-    if part in DASHENG_PARTS:
-      chosen, extra = large, settings
-    else:
-      # The front end is the same for all models.
-      chosen, extra = [""] if part == "mel" else small, {}
-    for model in chosen:
-      cases += [{"part": part, "model": model, "batch": batch, **extra} for batch in cfg.batches]
+  usual = (("network", "mel") if small else ()) + (DASHENG_PARTS if large else ())
+  for part in cfg.parts or usual:
+    # The front end is the same for all models.
+    chosen = [""] if part == "mel" else small if part in PARTS else []
+    ours: list[dict] = [{"part": part, "model": model} for model in chosen]
+    theirs = large if part in DASHENG_PARTS else []
+    ours += [{**settings, "part": part, "model": model} for model in theirs]
+    cases += [{**case, "batch": batch} for case in ours for batch in cfg.batches]
   if not cases:
     raise UsageError(f"--parts {' '.join(cfg.parts)}: of none of {', '.join(cfg.models)}")
   return cases
@@ -143,7 +144,7 @@ def _contenders(
 
   workers = pathlib.Path(__file__).parent / "benchmarks"
   torch_python = cfg.torch_python or sys.executable
-  if any(case["part"] in PARTS for case in cases):
+  if not all(_of_dasheng(case) for case in cases):
     if cfg.originals:
       originals = str(pathlib.Path(cfg.originals).resolve())
       for kind in ("torch", "onnxruntime"):
@@ -152,7 +153,7 @@ def _contenders(
     for kernels, name in (("auto", "ours"), ("xla", "ours, XLA alone")):
       command = [sys.executable, "-m", "experiments.benchmarks.ours", kernels, folder]
       add(name, command, {"JAX_PLATFORMS": "cpu"})
-  if any(case["part"] in DASHENG_PARTS for case in cases):
+  if any(_of_dasheng(case) for case in cases):
     if cfg.torch_python:
       worker = str(workers / "originals_dasheng.py")
       add("torch, dasheng", [torch_python, worker, str(cfg.threads), cfg.platform])
@@ -163,6 +164,10 @@ def _contenders(
       command = [sys.executable, "-m", "experiments.benchmarks.ours_dasheng", stacked]
       add(name, command, {"JAX_PLATFORMS": "cuda" if cfg.platform == "gpu" else "cpu"})
   return found
+
+
+def _of_dasheng(case: dict) -> bool:
+  return case["model"].startswith("dasheng")
 
 
 def _measure(cases: Sequence[dict], contenders: Sequence[Contender], cfg: Bench) -> list[dict]:
@@ -218,7 +223,7 @@ def pace(rows: Sequence[dict], chip: str = "") -> str:
     "| --- | --- | ---: | ---: |" + (" ---: |" if chip else ""),
   ]
   for row in rows:
-    if row["part"] not in DASHENG_PARTS:
+    if not _of_dasheng(row):
       continue
     flops = _flops(row)
     for name, ms in row["median_ms"].items():

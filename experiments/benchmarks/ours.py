@@ -5,6 +5,7 @@ that may hold state dicts of the originals, so that both time the same network; 
 weights are drawn.
 """
 
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -17,11 +18,21 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.serve import serve
+from experiments.configs.finetune import adam
+from experiments.supervised.recipe import NO_AUGMENT, TemperatureConfig
+from experiments.supervised.task import Recipe, supervised_task
+from experiments.training.epochs import Epochs
+from experiments.training.mesh import batch_sharding, make_mesh
+from experiments.training.optim import make_optimiser
+from experiments.training.state import begin_with, init_state
+from experiments.training.step import compile_train_step
 from mobile_jax.config import SIZES
 from mobile_jax.inference import tag
 from mobile_jax.network import Config, Variables, infer, init_variables, train_outputs
 from mobile_jax.weights.load import read_model
 from pipelines.kaldi_mel import log_mel_32k
+
+STEPS = 1000  # of the run that the schedule is told; one costs the same in any
 
 
 def network(name: str, kernels: str, weights: pathlib.Path) -> tuple[Config, Variables]:
@@ -36,7 +47,9 @@ def network(name: str, kernels: str, weights: pathlib.Path) -> tuple[Config, Var
 
 
 def prepare(kernels: str, weights: pathlib.Path, case: dict[str, Any]) -> Callable[[], Any]:
-  """One call of a case: "network", "mel", "tag" (both) or "train" (forward and backward)."""
+  """One call of a case: "network", "mel", "tag" (both), "train" (forward and backward) or "step"
+  (from waves to the updated weights, by the trainer's own step).
+  """
   batch, part = case["batch"], case["part"]
   rng = np.random.default_rng(0)
   wave = jnp.asarray(rng.normal(size=(batch, 320_000)).astype(np.float32) * 0.1)
@@ -49,11 +62,40 @@ def prepare(kernels: str, weights: pathlib.Path, case: dict[str, Any]) -> Callab
     labels = jnp.asarray((rng.random(size=(batch, 527)) < 0.01).astype(np.float32))
     step = jax.jit(functools.partial(gradients, cfg))
     return lambda: jax.block_until_ready(step(variables, mel, labels, jax.random.key(0)))
+  if part == "step":
+    return training_step(cfg, variables, wave, rng)
   if part == "tag":
     run = jax.jit(functools.partial(tag, cfg))
     return lambda: jax.block_until_ready(run(variables, wave))
   logits = jax.jit(lambda v, x: infer(cfg, v, x).logits)
   return lambda: logits(variables, mel).block_until_ready()
+
+
+def training_step(
+  cfg: Config, variables: Variables, wave: jax.Array, rng: np.random.Generator
+) -> Callable[[], None]:
+  """The step of AudioSet's recipe without mixup: perturbed front end, loss, gradient, Adam."""
+  rows = wave.shape[0]
+  augment = dataclasses.replace(NO_AUGMENT, perturb=True)
+  epochs = Epochs(STEPS, rows, rows)
+  task = supervised_task(cfg, Recipe("tags", augment, None, TemperatureConfig(), epochs))
+  optimiser = make_optimiser(adam(1e-4), STEPS, cfg.compute.kernels)
+  mesh = make_mesh(devices=jax.devices()[:1])
+  state = begin_with(
+    init_state(task, optimiser, mesh, 0),
+    {"params": variables["params"], "model_state": {"batch_stats": variables["batch_stats"]}},
+  )
+  step = compile_train_step(task, optimiser, mesh, 0)
+  labels = (rng.random(size=(rows, cfg.classes)) < 0.01).astype(np.float32)
+  batch = jax.device_put({"wave": wave, "labels": labels}, batch_sharding(mesh))
+
+  def run() -> None:
+    nonlocal state
+    with jax.set_mesh(mesh):
+      state, metrics = step(state, batch)
+    jax.block_until_ready((state, metrics))
+
+  return run
 
 
 def gradients(

@@ -64,8 +64,8 @@ def test_the_table_compares_with_ours():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"parts": ("wave",)}, "--parts wave: choose from network, mel, tag, train, embed, step"),
-    ({"models": ("mn04",), "parts": ("step",)}, "--parts step: of none of mn04"),
+    ({"parts": ("wave",)}, "--parts wave: choose from network, mel, tag, train, step, embed"),
+    ({"models": ("mn04",), "parts": ("embed",)}, "--parts embed: of none of mn04"),
     ({"models": ("dasheng_bse",)}, "no model is named 'dasheng_bse'; did you mean dasheng_base"),
     ({"chip": "h1000"}, "--chip h1000: choose from v4, v5e"),
     ({"originals": "nowhere"}, "--originals nowhere: no checkout there"),
@@ -97,6 +97,19 @@ def test_a_micro_model_in_both_parts(capsys):
   said = capsys.readouterr().out
   assert "| dasheng_micro embed, 2 clip(s) |" in said
   assert "| dasheng_micro step, 2 clip(s) | ours, unrolled |" in said
+
+
+def test_both_families_have_whole_steps():
+  cases = bench._cases(
+    bench.Bench(models=("mn04", "dasheng_micro"), parts=("step", "mel", "embed"), batches=(2,))
+  )
+  assert [(case["part"], case["model"]) for case in cases] == [
+    ("step", "mn04"),
+    ("step", "dasheng_micro"),
+    ("mel", ""),
+    ("embed", "dasheng_micro"),
+  ]
+  assert [set(case) == {"part", "model", "batch"} for case in cases] == [True, False, True, False]
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from experiments.planning.chips import CHIPS
 from experiments.planning.formulas import clip_flops
 from experiments.training import cli
 from experiments.training.errors import UsageError
-from mobile_jax.config import named
+from mobile_jax.families import named
 from pipelines.progress import Progress
 
 # What can be timed, of the CNNs and of Dasheng.

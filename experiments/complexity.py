@@ -5,7 +5,8 @@ r"""Tables what models cost: parameters, MACs, activation memory, receptive fiel
     python -m experiments.complexity dymn10 --convs depthwise --attention_axes time
     python -m experiments.complexity all --csv > sizes.csv
 
-A model is a size (mn10, dymn04) or a published name (mn10_as_hop_5); `all` stands for every size.
+A model is a size (mn10, dymn04, cp_mobile_32) or a published name (mn10_as_hop_5); `all` stands for
+every size of MN and DyMN.
 A flag for an option of the model changes it in every model named: every field of `MNConfig` and
 `DyMNConfig` that changes a figure is one. `docs/complexity.md` defines the figures.
 """
@@ -93,7 +94,7 @@ class Command:
   """Which models, and how to print."""
 
   models: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
-  frames: int = 0  # frames of the log-mel; 0 for 10 s
+  frames: int = 0  # frames of the log-mel; 0 for 10 s, of scene models for 1 s
   bits: int = 16  # of one number in memory
   json: bool = False  # print JSON
   csv: bool = False  # print CSV
@@ -144,7 +145,7 @@ def names(cfg: Command) -> list[str]:
 
 def variant(name: str, cfg: Command) -> Any:
   """The configuration of a model with the options of the command line."""
-  known = {**mobile_jax.SIZES, **{key: row.config for key, row in mobile_jax.MODELS.items()}}
+  known = {**mobile_jax.ALL_SIZES, **{key: row.config for key, row in mobile_jax.MODELS.items()}}
   if name not in known:
     raise UsageError(unknown_name("model", name, known))
   model = known[name]

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from experiments.training import cli
 from experiments.training.errors import UsageError
 
-Family = Literal["dasheng", "mn", "dymn"]
+Family = Literal["dasheng", "mn", "dymn", "cp_mobile", "cp_resnet"]
 # What a figure measures, in percent.
 UNITS = {
   "mAP": "mean average precision on AudioSet's evaluation set, in percent",
@@ -101,10 +101,11 @@ def every() -> list[Row]:
   """All published checkpoints of both packages."""
   import dasheng_jax
   import mobile_jax
+  from mobile_jax.families import family_of
 
   rows = [_row("dasheng", name, m, m.hear, "HEAR") for name, m in dasheng_jax.MODELS.items()]
   for name, model in mobile_jax.MODELS.items():
-    family: Family = "dymn" if isinstance(model.config, mobile_jax.DyMNConfig) else "mn"
+    family: Any = family_of(model.config)
     score = model.mean_average_precision
     rows.append(_row(family, name, model, () if score is None else (score,), "mAP", model.note))
   return rows

@@ -27,6 +27,7 @@ from experiments.tagging.models import Tagger, open_tagger
 from experiments.tagging.stream import PcmFormat
 from experiments.training import cli
 from experiments.training.errors import UsageError
+from mobile_jax.scene_config import SCENES
 from pipelines.progress import Progress
 
 WINDOW_SECONDS = 10.0  # that the published networks were trained on
@@ -204,6 +205,8 @@ def tag_standard_input(cfg: TagConfig) -> int:
 
 def _open(cfg: TagConfig, window: float) -> tuple[Tagger, tuple[Label, ...]]:
   tagger, weights = open_tagger(cfg.weights, cfg.model, window, cfg.batch)
+  if tagger.scenes and tagger.classes == len(SCENES) and not cfg.labels:
+    return tagger, tuple(Label(name) for name in SCENES)
   labels, note = find_labels(cfg.labels, weights, tagger.classes)
   if note:
     _say(f"tag: {note}")

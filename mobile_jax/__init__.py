@@ -23,11 +23,14 @@ if TYPE_CHECKING:
   from mobile_jax.config import ComputeConfig as ComputeConfig
   from mobile_jax.config import DyMNConfig as DyMNConfig
   from mobile_jax.config import MNConfig as MNConfig
-  from mobile_jax.config import named as named
+  from mobile_jax.cp_mobile import CPMobile as CPMobile
+  from mobile_jax.cp_resnet import CPResNet as CPResNet
   from mobile_jax.dymn import DyMN as DyMN
   from mobile_jax.embeddings import load_embedder as load_embedder
   from mobile_jax.embeddings import scene_embeddings as scene_embeddings
   from mobile_jax.embeddings import timestamp_embeddings as timestamp_embeddings
+  from mobile_jax.families import ALL_SIZES as ALL_SIZES
+  from mobile_jax.families import named as named
   from mobile_jax.inference import tag as tag
   from mobile_jax.mn import MN as MN
   from mobile_jax.mn import Outputs as Outputs
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
   from mobile_jax.network import infer as infer
   from mobile_jax.network import init_variables as init_variables
   from mobile_jax.network import train_outputs as train_outputs
+  from mobile_jax.scene_config import SCENES as SCENES
+  from mobile_jax.scene_config import CPMobileConfig as CPMobileConfig
+  from mobile_jax.scene_config import CPResNetConfig as CPResNetConfig
   from mobile_jax.weights.load import load_model as load_model
   from mobile_jax.weights.load import read_model as read_model
   from mobile_jax.weights.load import write_model as write_model
@@ -45,7 +51,10 @@ _HOME = {
   "ComputeConfig": "config",
   "DyMNConfig": "config",
   "MNConfig": "config",
-  "named": "config",
+  "ALL_SIZES": "families",
+  "named": "families",
+  "CPMobile": "cp_mobile",
+  "CPResNet": "cp_resnet",
   "DyMN": "dymn",
   "load_embedder": "embeddings",
   "scene_embeddings": "embeddings",
@@ -58,6 +67,9 @@ _HOME = {
   "infer": "network",
   "init_variables": "network",
   "train_outputs": "network",
+  "SCENES": "scene_config",
+  "CPMobileConfig": "scene_config",
+  "CPResNetConfig": "scene_config",
   "load_model": "weights.load",
   "read_model": "weights.load",
   "write_model": "weights.load",

@@ -11,7 +11,6 @@ import math
 import typing
 from typing import Literal, NamedTuple
 
-from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import ConfigError
 from pipelines.kaldi_mel import KALDI_MEL, KaldiMelConfig
 
@@ -336,18 +335,3 @@ SIZES: dict[str, MNConfig | DyMNConfig] = {
   **{f"mn{round(10 * w):02d}": MNConfig(width=w) for w in (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)},
   **{f"dymn{round(10 * w):02d}": DyMNConfig(width=w) for w in (0.4, 1.0, 2.0)},
 }
-
-# Each family's own configuration, as records of weights name them.
-FAMILIES: dict[str, MNConfig | DyMNConfig] = {"mn": MNConfig(), "dymn": DyMNConfig()}
-
-
-def family_of(cfg: MNConfig | DyMNConfig) -> str:
-  """The key of `FAMILIES` that a configuration belongs to."""
-  return next(name for name, plain in FAMILIES.items() if type(plain) is type(cfg))
-
-
-def named(name: str) -> MNConfig | DyMNConfig:
-  """Configuration by name ("mn10", "dymn04"); a wrong name answers with the nearest right ones."""
-  if name not in SIZES:
-    raise ConfigError(unknown_name("model", name, SIZES))
-  return SIZES[name]

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import ConfigError
 from mobile_jax.config import SE_BLOCKS, MNConfig
+from mobile_jax.families import Tagger, size_of
 from mobile_jax.inference import check_wave, log_mel
 from mobile_jax.mn import Outputs
 from mobile_jax.network import Config, Variables, infer, shapes
@@ -73,6 +74,10 @@ def parts_of(features: Sequence[str], cfg: Config) -> tuple[str, ...]:
 
   Raises ConfigError for an unknown name, or for a part that the model does not have.
   """
+  if not isinstance(cfg, Tagger):
+    raise ConfigError(
+      f"feature sets are those of MN and DyMN; a {size_of(cfg)} has the pooled features of tag()"
+    )
   if isinstance(features, str):
     features = (features,)
   wanted: set[str] = set()

@@ -19,7 +19,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mobile_jax.config import Activation
-from mobile_jax.ops import ACTIVATIONS, depthwise, mix, per_channel, pointwise, stem
+from mobile_jax.ops import (
+  ACTIVATIONS,
+  Stride,
+  common_stride,
+  depthwise,
+  mix,
+  per_channel,
+  pointwise,
+  stem,
+)
 
 
 class Folded(NamedTuple):
@@ -76,7 +85,7 @@ def expand_depthwise(
   middle: Folded,
   *,
   activation: Activation,
-  stride: int = 1,
+  stride: Stride = 1,
   dilation: int = 1,
   gates: Gates | None = None,
   kernels: str = "auto",
@@ -146,7 +155,7 @@ def _expand_depthwise(
   gates: Gates,
   *,
   activation: Activation,
-  stride: int,
+  stride: Stride,
   dilation: int,
 ) -> tuple[jax.Array, jax.Array]:
   act = ACTIVATIONS[activation]
@@ -205,20 +214,21 @@ def _native_expand_depthwise(
   gates: Gates,
   *,
   activation: Activation,
-  stride: int,
+  stride: Stride,
   dilation: int,
 ) -> tuple[jax.Array, jax.Array]:
   from mobile_jax import native
 
   middle = middle.whole()
-  return native.expand_depthwise(
+  low, skip = common_stride(stride)
+  y, mean = native.expand_depthwise(
     x,
     expand.kernel if expand else None,
     expand.bias if expand else None,
     middle.kernel,
     middle.bias,
     activation=activation,
-    stride=stride,
+    stride=low,
     dilation=dilation,
     dyrelu=gates.relu,
     gate_f=gates.frequency,
@@ -226,6 +236,10 @@ def _native_expand_depthwise(
     expand_mix=expand.mix if expand else None,
     expand_scale=expand.scale if expand else None,
   )
+  if skip == (1, 1):
+    return y, mean
+  y = y[:, :: skip[0], :: skip[1]]
+  return y, pool(y)
 
 
 def _native_project(

@@ -39,11 +39,12 @@ class ConvHead(nn.Module):
 
   features: int
   classes: int
+  start: nn.initializers.Initializer | None = None
 
   def setup(self):
     """Kernel f32[c, classes] and the norm."""
     shape = (self.features, self.classes)
-    self.kernel = self.param("kernel", kaiming_fan_out(self.classes), shape)
+    self.kernel = self.param("kernel", self.start or kaiming_fan_out(self.classes), shape)
     self.norm = BatchNorm(self.classes, eps=1e-5, momentum=0.1)
 
   def __call__(

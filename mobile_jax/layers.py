@@ -15,7 +15,17 @@ from mobile_jax.config import Activation, Aggregate, make_divisible
 from mobile_jax.draws import normal
 from mobile_jax.fused import Folded, project
 from mobile_jax.norm import BatchNorm
-from mobile_jax.ops import depthwise, has_native, per_channel, pointwise, stem
+from mobile_jax.ops import (
+  ACTIVATIONS,
+  Stride,
+  common_stride,
+  dense,
+  depthwise,
+  has_native,
+  per_channel,
+  pointwise,
+  stem,
+)
 
 Kind = Literal["stem", "pointwise", "depthwise"]
 # Which axis of a map [b, f, t, c] each squeeze-and-excitation rescales.
@@ -60,9 +70,11 @@ class ConvNorm(nn.Module):
   inputs: int
   outputs: int
   size: int = 1
-  stride: int = 1
+  stride: Stride = 1
   dilation: int = 1
   kernels: str = "xla"
+  eps: float = BatchNorm.eps
+  momentum: float = BatchNorm.momentum
 
   def setup(self):
     """The kernel, and the norm's variables under "norm"."""
@@ -70,7 +82,7 @@ class ConvNorm(nn.Module):
     if self.kind == "pointwise":
       shape = (self.inputs, self.outputs)
     self.kernel = self.param("kernel", kaiming_fan_out(self.outputs * self.size**2), shape)
-    self.norm = BatchNorm(self.outputs, kernels=self.kernels)
+    self.norm = BatchNorm(self.outputs, self.eps, self.momentum, self.kernels)
 
   def __call__(
     self, x: jax.Array, train: bool = False, activation: Activation = "none"
@@ -96,13 +108,15 @@ class ConvNorm(nn.Module):
     two is never written.
     """
     wide = before.convolved(x)
-    if not (self.kind == "depthwise" and has_native(wide, self.kernels)):
+    low, skip = common_stride(self.stride)
+    fits = self.kind == "depthwise" and skip == (1, 1)
+    if not (fits and has_native(wide, self.kernels)):
       return self(before.norm(wide, True, activation).astype(x.dtype), True, activation)
     from mobile_jax import native
 
     def form(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float):
       return native.normalised_depthwise(
-        x, scale, bias, self.kernel, eps, activation, self.stride, self.dilation
+        x, scale, bias, self.kernel, eps, activation, low, self.dilation
       )
 
     return self.norm(before.norm.through(wide, form), True, activation)
@@ -111,6 +125,43 @@ class ConvNorm(nn.Module):
     """Kernel, and the norm of inference as its scale and bias."""
     scale, bias = self.norm.folded()
     return Folded(self.kernel, bias, scale=scale)
+
+
+class DenseNorm(nn.Module):
+  """A convolution between all channels of a group, without bias, and the batch norm behind it.
+
+  kernel: [k, k, c / groups, d].
+  """
+
+  inputs: int
+  outputs: int
+  size: int
+  stride: int = 1
+  padding: int = 0
+  groups: int = 1
+  start: nn.initializers.Initializer | None = None
+  eps: float = 1e-5
+  momentum: float = 0.1
+
+  def setup(self):
+    """The kernel, and the norm's variables under "norm"."""
+    start = self.start or kaiming_fan_out(self.outputs * self.size**2)
+    shape = (self.size, self.size, self.inputs // self.groups, self.outputs)
+    self.kernel = self.param("kernel", start, shape)
+    self.norm = BatchNorm(self.outputs, self.eps, self.momentum)
+
+  def __call__(
+    self, x: Float[Array, "b f t c"], train: bool = False, activation: Activation = "none"
+  ) -> Float[Array, "b f2 t2 d"]:
+    """Convolved, normalised and activated; in inference with the norm in the kernel."""
+    if train:
+      return self.norm(self._convolved(x, self.kernel), train, activation).astype(x.dtype)
+    scale, bias = self.norm.folded()
+    y = self._convolved(x, self.kernel * scale[None, None, None]) + per_channel(bias)
+    return ACTIVATIONS[activation](y).astype(x.dtype)
+
+  def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return dense(x, kernel, self.stride, self.padding, self.groups)
 
 
 class SqueezeExcite(nn.Module):

@@ -1,7 +1,8 @@
 """The published models: what each name implies, its file, and the figure its authors report.
 
-Reference text, section 8. Hop, mel bands, head, strides and dynamic blocks follow from the name
-here; in the released code the caller has to know and pass them.
+Reference texts of MN and DyMN, section 8, and of the scene models, section 2.3. Hop, mel bands,
+head, strides and dynamic blocks follow from the name here; in the released code the caller has to
+know and pass them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import NamedTuple
 
 from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import ConfigError
-from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.config import SIZES
+from mobile_jax.families import Config
+from mobile_jax.scene_config import SCENE_SIZES
 
 RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+SCENES_RELEASE = "https://raw.githubusercontent.com/fschmid56/cpjku_dcase23/main/DCASE23_Task1/"
 # ImageNet weights of DyMN need the temperature that their training ended with.
 IMAGENET_TEMPERATURE = 30.0
 # Reference text, section 7, by size, then by the option that changes it.
@@ -32,19 +36,21 @@ ELEMENTS = {
   "dymn20": 40_019_252,
   "dymn04 replace_se": 1_839_821,
   "dymn10 replace_se": 9_859_909,
+  "cp_mobile_32": 131_153,
 }
 
 
 class PublishedModel(NamedTuple):
   """One line of the model table.
 
-  mean_average_precision: on AudioSet's evaluation set, in percent; None for ImageNet weights.
+  mean_average_precision: on AudioSet's evaluation set, in percent; None for ImageNet weights and
+  scene models.
   sha256 and size (bytes) are None where no one could check the file yet. note: what the figure or
   the file hides. hub: the name on Hugging Face, "" for none. elements: numbers in a state dict of
   the configuration.
   """
 
-  config: MNConfig | DyMNConfig
+  config: Config
   file: str
   url: str
   mean_average_precision: float | None
@@ -162,6 +168,17 @@ MODELS: dict[str, PublishedModel] = _Models(
     },
     **_audioset(),
     **_dynamic(),
+    "cp_mobile_dcase23": PublishedModel(
+      SCENE_SIZES["cp_mobile_32"],
+      "cp_mobile_dcase23.ckpt",
+      SCENES_RELEASE + "c0a7nzin/checkpoints/epoch%3D149-step%3D81900.ckpt",
+      None,
+      sha256="41a1ff72cadb90f6ce0345ed961822f7d0a77ab92b5fcafe9e07d00d891ce118",
+      licence="none stated",
+      note="ten acoustic scenes (mobile_jax.SCENES), one-second clips; the student of DCASE 2023",
+      elements=ELEMENTS["cp_mobile_32"],
+      size=1_637_055,
+    ),
   }
 )
 

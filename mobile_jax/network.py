@@ -10,17 +10,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax.cp_mobile import CPMobile
+from mobile_jax.cp_resnet import CPResNet
 from mobile_jax.draws import few_draws
 from mobile_jax.dymn import DyMN
+from mobile_jax.families import Config
 from mobile_jax.mn import MN, Outputs
+from mobile_jax.norm import running_momentum
+from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
 
-Config = MNConfig | DyMNConfig
 Variables = dict
+_MODULES: dict[type, type] = {
+  MNConfig: MN,
+  DyMNConfig: DyMN,
+  CPMobileConfig: CPMobile,
+  CPResNetConfig: CPResNet,
+}
 
 
-def module_of(cfg: Config) -> MN | DyMN:
+def module_of(cfg: Config) -> MN | DyMN | CPMobile | CPResNet:
   """The Linen module of a configuration."""
-  return DyMN(cfg) if isinstance(cfg, DyMNConfig) else MN(cfg)
+  return _MODULES[type(cfg)](cfg)
 
 
 def init_variables(cfg: Config, key: jax.Array) -> Variables:
@@ -62,20 +72,24 @@ def train_outputs(
   key: jax.Array | None,
   *,
   temperature: jax.Array | float | None = None,
+  momentum: float | None = None,
 ) -> tuple[Outputs, Variables]:
   """(outputs, new batch statistics) of a training step's forward pass.
 
   key: of the dropout; None switches dropout off. temperature: of this step, see
-  `dynamic.temperature_at`.
+  `dynamic.temperature_at`. momentum: of the running statistics, see `norm.running_momentum`.
   """
   if key is None:
     cfg, key = _without_dropout(cfg), jax.random.key(0)
   extra = {"temperature": temperature} if isinstance(cfg, DyMNConfig) else {}
-  outputs, updated = module_of(cfg).apply(
-    variables, log_mel, True, rngs={"dropout": key}, mutable=["batch_stats"], **extra
-  )
+  with running_momentum(momentum):
+    outputs, updated = module_of(cfg).apply(
+      variables, log_mel, True, rngs={"dropout": key}, mutable=["batch_stats"], **extra
+    )
   return outputs, updated["batch_stats"]
 
 
 def _without_dropout(cfg: Config) -> Config:
-  return dataclasses.replace(cfg, dropout=0.0)
+  if isinstance(cfg, MNConfig | DyMNConfig):
+    return dataclasses.replace(cfg, dropout=0.0)
+  return cfg

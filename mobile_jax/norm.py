@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
@@ -14,6 +16,22 @@ from mobile_jax.config import Activation
 from mobile_jax.ops import ACTIVATIONS, has_native
 
 Form = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+_momentum: contextvars.ContextVar[float | None] = contextvars.ContextVar("momentum", default=None)
+
+
+@contextlib.contextmanager
+def running_momentum(momentum: float | None) -> Iterator[None]:
+  """Within it, while a training step is traced, running statistics move by this share of a batch's.
+
+  None leaves each norm its own. The released 0.01 forgets the start after some hundred steps: a
+  network that begins from random weights and trains no longer than that is judged by statistics
+  that are still those of the start.
+  """
+  token = _momentum.set(momentum)
+  try:
+    yield
+  finally:
+    _momentum.reset(token)
 
 
 class BatchNorm(nn.Module):
@@ -65,9 +83,11 @@ class BatchNorm(nn.Module):
     if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
       values = x.size // self.channels
       unbiased = var * (values / max(values - 1, 1))
-      keep = 1 - self.momentum
-      self.mean.value = keep * self.mean.value + self.momentum * mean
-      self.var.value = keep * self.var.value + self.momentum * unbiased
+      told = _momentum.get()
+      momentum = self.momentum if told is None else told
+      keep = 1 - momentum
+      self.mean.value = keep * self.mean.value + momentum * mean
+      self.var.value = keep * self.var.value + momentum * unbiased
       self.count.value = self.count.value + 1
     return y
 

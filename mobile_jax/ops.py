@@ -19,13 +19,18 @@ dilation * (kernel - 1) // 2 on both sides, also at stride 2 (reference text, se
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mobile_jax.config import Activation, conv_size
+
+# Of both axes, or (frequency, time).
+Stride: TypeAlias = int | tuple[int, int]
 
 # True float32 products: GPUs and TPUs would round their inputs to 10 or 7 bits.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -74,16 +79,20 @@ def pointwise(
 def depthwise(
   x: Float[Array, "b f t c"],
   kernel: Float[Array, "*per_clip k k c"],
-  stride: int = 1,
+  stride: Stride = 1,
   dilation: int = 1,
   kernels: str = "xla",
 ) -> Float[Array, "b f2 t2 c"]:
-  """One k x k filter per channel; a kernel [b, k, k, c] holds one set of filters per clip."""
+  """One k x k filter per channel; a kernel [b, k, k, c] holds one set of filters per clip.
+
+  stride: of both axes, or (frequency, time).
+  """
   kernel = kernel.astype(x.dtype)
   if has_native(x, kernels):
     from mobile_jax import native
 
-    return native.depthwise(x, kernel, stride, dilation)
+    low, skip = common_stride(stride)
+    return native.depthwise(x, kernel, low, dilation)[:, :: skip[0], :: skip[1]]
   taps = functools.partial(depthwise_taps, stride=stride, dilation=dilation)
   convolution = functools.partial(depthwise_convolution, stride=stride, dilation=dilation)
   return jax.lax.platform_dependent(x, kernel, cpu=taps, default=convolution)
@@ -92,29 +101,72 @@ def depthwise(
 def depthwise_taps(
   x: Float[Array, "b f t #c"],
   kernel: Float[Array, "*per_clip k k c"],
-  stride: int = 1,
+  stride: Stride = 1,
   dilation: int = 1,
 ) -> Float[Array, "b f2 t2 c"]:
   """As k * k shifted copies of the map, each times its tap: one fused loop on a CPU."""
   size = kernel.shape[-2]
   pad = (size - 1) // 2 * dilation
-  f, t = (conv_size(n, size, stride, dilation) for n in x.shape[1:3])
+  terms = [
+    shifted * per_channel(kernel[..., row, column, :])
+    for row, column, shifted in _shifted(x, size, pad, both_strides(stride), dilation)
+  ]
+  return functools.reduce(jnp.add, terms)
+
+
+def average_pool(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b f2 t2 c"]:
+  """The sum of 3 x 3 cells, zeros all around, by 9 wherever it stands."""
+  strides = both_strides(stride)
+
+  def shifted(x: jax.Array) -> jax.Array:
+    return functools.reduce(jnp.add, [cell for _, _, cell in _shifted(x, 3, 1, strides, 1)])
+
+  def windows(x: jax.Array) -> jax.Array:
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(
+      x, np.zeros((), x.dtype), jax.lax.add, (1, 3, 3, 1), (1, *strides, 1), around
+    )
+
+  return jax.lax.platform_dependent(x, cpu=shifted, default=windows) * (1 / 9)
+
+
+def _shifted(
+  x: jax.Array, size: int, pad: int, strides: tuple[int, int], dilation: int
+) -> Iterator[tuple[int, int, jax.Array]]:
+  """(row, column, what it sees of the padded map) of every tap of a size x size window."""
+  f, t = (
+    conv_size(n, size, stride, dilation) for n, stride in zip(x.shape[1:3], strides, strict=True)
+  )
   padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  terms = []
   for row in range(size):
     for column in range(size):
       top, left = row * dilation, column * dilation
-      shifted = padded[
-        :, top : top + (f - 1) * stride + 1 : stride, left : left + (t - 1) * stride + 1 : stride
-      ]
-      terms.append(shifted * per_channel(kernel[..., row, column, :]))
-  return functools.reduce(jnp.add, terms)
+      down = slice(top, top + (f - 1) * strides[0] + 1, strides[0])
+      along = slice(left, left + (t - 1) * strides[1] + 1, strides[1])
+      yield row, column, padded[:, down, along]
+
+
+def both_strides(stride: Stride) -> tuple[int, int]:
+  """(frequency, time)."""
+  return (stride, stride) if isinstance(stride, int) else stride
+
+
+def common_stride(stride: Stride) -> tuple[int, tuple[int, int]]:
+  """(stride of both axes that the C++ forms know, every how many of their results to keep).
+
+  The one block that needs this works on a small map.
+  """
+  f, t = both_strides(stride)
+  low = min(f, t)
+  if f % low or t % low:
+    raise ValueError(f"stride {stride}: one of the two must be a multiple of the other")
+  return low, (f // low, t // low)
 
 
 def depthwise_convolution(
   x: Float[Array, "b f t c"],
   kernel: Float[Array, "*per_clip k k c"],
-  stride: int = 1,
+  stride: Stride = 1,
   dilation: int = 1,
 ) -> Float[Array, "b f2 t2 c"]:
   """As XLA's grouped convolution; filters per clip become groups of their own."""
@@ -127,7 +179,7 @@ def depthwise_convolution(
   out = jax.lax.conv_general_dilated(
     x,
     kernel[:, :, None],
-    (stride, stride),
+    both_strides(stride),
     ((pad, pad), (pad, pad)),
     rhs_dilation=(dilation, dilation),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -137,6 +189,67 @@ def depthwise_convolution(
   if per_clip:
     out = out.reshape(*out.shape[1:3], batch, channels).transpose(2, 0, 1, 3)
   return out
+
+
+def dense(
+  x: Float[Array, "b f t c"],
+  kernel: Float[Array, "k k g d"],
+  stride: int = 1,
+  padding: int = 0,
+  groups: int = 1,
+) -> Float[Array, "b f2 t2 d"]:
+  """Every output channel from all input channels of its group, zeros all around.
+
+  XLA runs grouped convolutions on a CPU slowly: there, one convolution for each group.
+  """
+  kernel = kernel.astype(x.dtype)
+  convolve = functools.partial(_convolve, stride=stride, padding=padding)
+  if groups == 1:
+    return convolve(x, kernel)
+
+  def apart(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
+    return jnp.concatenate([convolve(one, its) for one, its in parts], axis=-1)
+
+  together = functools.partial(convolve, groups=groups)
+  return jax.lax.platform_dependent(x, kernel, cpu=apart, default=together)
+
+
+def _convolve(
+  x: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int = 1
+) -> jax.Array:
+  if kernel.shape[:2] == (1, 1) and groups == stride == 1 and not padding:
+    return pointwise(x, kernel[0, 0])
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    ((padding, padding), (padding, padding)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
+    precision=PRECISION,
+  )
+
+
+def max_pool(x: Float[Array, "b f t c"], size: tuple[int, int]) -> Float[Array, "b f2 t2 c"]:
+  """The greatest of every `size` cells; what does not fill a window at the end is dropped."""
+
+  def shifted(x: jax.Array) -> jax.Array:
+    f, t = (n // k for n, k in zip(x.shape[1:3], size, strict=True))
+    cells = [
+      x[:, i : f * size[0] : size[0], j : t * size[1] : size[1]]
+      for i in range(size[0])
+      for j in range(size[1])
+    ]
+    # Selection by comparison, first of equals, as PyTorch's gradient has it.
+    return functools.reduce(lambda best, one: jnp.where(one > best, one, best), cells)
+
+  def windows(x: jax.Array) -> jax.Array:
+    window = (1, *size, 1)
+    least = np.array(-np.inf, x.dtype)
+    return jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
+
+  return jax.lax.platform_dependent(x, cpu=shifted, default=windows)
 
 
 def stem(

@@ -21,7 +21,7 @@ class Found(NamedTuple):
   """A sound description of one source.
 
   Args:
-    family: "dasheng", "mn" or "dymn".
+    family: "dasheng", or a key of `mobile_jax.families.FAMILIES`.
     layout: how the source is laid out, in words.
     name: the published model or size that it fits, or "".
     cfg: its configuration.

@@ -55,7 +55,9 @@ AS_IS = Transform("as is", lambda x: x, lambda x: x)
 LINEAR = Transform("linear", np.transpose, np.transpose)
 # A 0-d int64 counter is an int32 here: JAX has no int64 by default, and 2^31 batches are out of
 # reach.
-COUNT = Transform("count", lambda x: np.asarray(x, np.int32), lambda x: np.asarray(x, np.int64))
+COUNT = Transform(
+  "count", lambda x: np.asarray(x, np.int32).reshape(()), lambda x: np.asarray(x, np.int64)
+)
 
 
 def shaped(name: str, ours: Sequence[int], torch: Sequence[int]) -> Transform:
@@ -225,7 +227,8 @@ def _official(rule: Rule, leaf: Any) -> Array:
 
 def _misfit(name: str, tensor: Tensor, official: Array) -> str:
   """What is wrong with a tensor's shape or type; "" for nothing."""
-  if tensor.shape != official.shape:
+  # Some writers store a single number as a list of one.
+  if tensor.shape != official.shape and (tensor.shape, official.shape) != ((1,), ()):
     return f"{name} has shape {tensor.shape}, not {official.shape}"
   floating = official.dtype.name in FLOATING
   if tensor.dtype not in (FLOATING if floating else WHOLE_NUMBERS):

@@ -81,6 +81,7 @@ EXPERIMENTS: dict[str, SupervisedConfig] = {
       _ESC50[f"esc50{kind}"],
       about="the same without weights to begin with: more steps, and a rate for random weights",
       optim=adam(peak_lr),
+      norm_momentum=0.1,
       schedule=EpochFactor(warmup=2, ramp_start=5, ramp_length=10, last=0.01),
       loop=EpochLoopConfig(epochs=15, batch_size=16, validate_every=5, save_every=5),
     )

@@ -10,7 +10,8 @@ from experiments.training.errors import UsageError
 from experiments.training.mesh import MeshConfig
 from experiments.training.optim import OptimConfig
 from experiments.training.run import LoopConfig
-from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.config import SIZES
+from mobile_jax.families import Config
 from pipelines import DataConfig
 
 NO_SOURCE = ("unset",)
@@ -82,13 +83,16 @@ class SupervisedConfig:
   fold: str = ""  # the part that is left out, of a set with folds; "all": each in turn
   teacher: str = ""  # logits to distil from: a folder of ours, or the authors' .npy
   teacher_ids: str = ""  # the authors' dictionary from ids to rows (.pkl), for a .npy
-  model: MNConfig | DyMNConfig = SIZES["mn10"]
+  model: Config = SIZES["mn10"]
   # `source` is one NAME=PATH of audioset, openmic, fsd50k, esc50, esc10, dcase20, spoken_digits,
   # folder or table
   data: DataConfig = DataConfig(source=NO_SOURCE, sample_rate=SAMPLE_RATE, crop="single")
   augment: AugmentConfig = AugmentConfig()
   distil: DistilConfig = DistilConfig()
   temperature: TemperatureConfig = TemperatureConfig()
+  # share of a batch in the norms' running statistics; none: the network's own (MN, DyMN: 0.01),
+  # too little for runs of a few hundred steps from random weights
+  norm_momentum: float | None = None
   optim: OptimConfig = OptimConfig(schedule="constant", warmup_steps=0, weight_decay=0.0)
   schedule: EpochFactor = EpochFactor()
   mesh: MeshConfig = MeshConfig()

@@ -45,7 +45,8 @@ from dasheng_jax.weights.table import flatten, to_torch_tensors, unflatten
 from dasheng_jax.weights.tensors import held
 from dasheng_jax.weights.torch_archive import kind_of
 from dasheng_jax.weights.torch_file import open_torch
-from mobile_jax.config import FAMILIES, DyMNConfig
+from mobile_jax.config import DyMNConfig
+from mobile_jax.families import FAMILIES
 from mobile_jax.models import MODELS as MOBILE
 from mobile_jax.weights.identify import described as described_mobile
 from mobile_jax.weights.identify import identify as identify_mobile

@@ -8,6 +8,8 @@ from experiments.studies.cell import Cell, accuracy_by_group, scores_of_run
 from experiments.studies.config import StudyConfig
 from experiments.studies.study import Study
 from experiments.studies.weights import network_of
+from experiments.training.errors import UsageError
+from mobile_jax.config import DyMNConfig, MNConfig
 
 TUNED, LINEAR, NEAREST, SCRATCH = (
   "fine-tuned",
@@ -21,6 +23,8 @@ def fine_tuning(cfg: StudyConfig) -> Study:
   """Every fold is left out once: by fine-tuning, by probes on the frozen network, from scratch."""
   out = Path(cfg.out)
   model, kind = network_of(cfg.init)
+  if not isinstance(model, MNConfig | DyMNConfig):
+    raise UsageError(f"--init {cfg.init}: this study is of MN and DyMN")
   width = ("--model.width", f"{model.width:g}")
   folds = ("--data.source", cfg.data, "--data.cache", "memory", "--fold", "all")
   programs = ("--compile_cache", str(out / "programs"))

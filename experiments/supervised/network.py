@@ -12,7 +12,7 @@ from experiments.configs.supervised import SupervisedConfig
 from experiments.supervised.recipe import TemperatureConfig
 from experiments.training.errors import UsageError
 from experiments.training.keys import stream_key
-from mobile_jax.config import DyMNConfig
+from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.dynamic import temperature_at
 from mobile_jax.network import Config
 from mobile_jax.weights.load import read_model
@@ -51,11 +51,10 @@ def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Confi
       )
     mel = {name: getattr(cfg.model.mel, name) for name in _TRAINING_MEL}
     model = dataclasses.replace(
-      found,
-      dropout=cfg.model.dropout,
-      mel=dataclasses.replace(found.mel, **mel),
-      compute=cfg.model.compute,
+      found, mel=dataclasses.replace(found.mel, **mel), compute=cfg.model.compute
     )
+    if isinstance(model, MNConfig | DyMNConfig):
+      model = dataclasses.replace(model, dropout=cfg.model.dropout)
     start = _reader(cfg, classes)
   model = dataclasses.replace(model, classes=classes)
   if isinstance(model, DyMNConfig):

@@ -41,7 +41,7 @@ from experiments.training.step import train_step
 from experiments.training.task import Task
 from experiments.training.unusable import Unusable
 from experiments.training.workdir import Workdir
-from mobile_jax.network import Config
+from mobile_jax.families import Config, size_of
 from pipelines import Dataset, batches, evaluation_batches
 from pipelines.ledger import Ledger
 from pipelines.sets import Objective, TrainingSet, open_set
@@ -135,6 +135,8 @@ def check(cfg: SupervisedConfig) -> None:
     raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
   if cfg.data.weights:
     raise UsageError("--data.weights: a labelled set has one source; use --data.order importance")
+  if cfg.norm_momentum is not None and not 0 < cfg.norm_momentum <= 1:
+    raise UsageError(f"--norm_momentum {cfg.norm_momentum:g}: it must be more than 0, at most 1")
   if cfg.teacher and cfg.distil.label_weight and cfg.augment.wave_mixup:
     raise UsageError(
       "--teacher: stored logits are of waves that were not mixed; set --augment.wave_mixup 0"
@@ -168,7 +170,12 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
   clips = trainset.order(cfg.loop.seed).clips_per_epoch
   epochs = Epochs(cfg.loop.epochs, clips, cfg.loop.batch_size)
   recipe = Recipe(
-    labelled.objective, cfg.augment, cfg.distil if teacher else None, cfg.temperature, epochs
+    labelled.objective,
+    cfg.augment,
+    cfg.distil if teacher else None,
+    cfg.temperature,
+    epochs,
+    cfg.norm_momentum,
   )
   return Prepared(
     cfg=cfg,
@@ -329,7 +336,7 @@ def _introduction(ready: Prepared, mesh: Mesh) -> str:
   table = state_placements(ready.task, state, mesh)
   megabytes = sum(p.bytes_per_device for p in jax.tree.leaves(table)) / 1e6
   lines = [
-    f"model     {type(cfg.model).__name__} of width {cfg.model.width:g}, {count:,} parameters, "
+    f"model     {size_of(cfg.model)}, {count:,} parameters, "
     f"{len(ready.labelled.classes)} classes, from {cfg.init or 'random weights'}",
     entry.devices_line(mesh, megabytes),
     f"training  {ready.train.describe()}",
@@ -366,7 +373,7 @@ def dry_run(ready: Prepared) -> str:
       raise UsageError(str(error)) from None
   count = sum(x.size for x in jax.tree.leaves(state.params))
   lines = [
-    f"{type(cfg.model).__name__} of width {cfg.model.width:g}: {count:,} parameters",
+    f"{size_of(cfg.model)}: {count:,} parameters",
     f"training  {ready.train.describe()}",
     f"held out  {ready.held_out.describe()}",
     f"{cfg.loop.epochs} epochs are {ready.epochs.steps:,} steps of {cfg.loop.batch_size} clips, "

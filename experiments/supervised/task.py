@@ -67,6 +67,7 @@ class Recipe:
     objective: "classes" or "tags".
     augment, distil, temperature: see `recipe`; distil None has no teacher.
     epochs: of the run.
+    norm_momentum: of the norms' running statistics; None is the network's own.
   """
 
   objective: Objective
@@ -74,6 +75,7 @@ class Recipe:
   distil: DistilConfig | None
   temperature: TemperatureConfig
   epochs: Epochs
+  norm_momentum: float | None = None
 
 
 def supervised_task(model: Config, recipe: Recipe) -> Task:
@@ -170,6 +172,7 @@ def _train_loss(
     variables,
     inputs.log_mel,
     for_dropout if model.dropout else None,
+    momentum=recipe.norm_momentum,
     **_temperature(model, batch),
   )
   rows = label_term = _label_loss(recipe.objective, outputs.logits, inputs.labels)

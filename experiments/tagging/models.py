@@ -6,17 +6,19 @@ import collections
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 import mobile_jax
 from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import WeightsError
 from experiments.embedding.mobile import with_reflected_end
 from experiments.training.errors import UsageError
+from mobile_jax.families import Scene
 from mobile_jax.inference import log_mel
 from mobile_jax.network import Config, infer
 from mobile_jax.weights.load import config_of
@@ -65,10 +67,12 @@ def logits_of_frames(
 
 
 class Tagger:
-  """Independent probabilities of an ensemble's mean logits (reference text, section 8).
+  """Probabilities of an ensemble's mean logits (reference text, section 8).
+
+  Those of tags are independent; those of scenes, of which a clip has one, add up to 1.
 
   Args:
-    members: networks of one sample rate and one number of classes.
+    members: networks of one sample rate and one number of classes, all of tags or all of scenes.
     batch: clips that go through the networks side by side; fewer go one by one or are filled up,
       so that each length of clip has at most two programs.
   """
@@ -86,6 +90,11 @@ class Tagger:
   def classes(self) -> int:
     """Outputs per clip."""
     return self.members[0].cfg.classes
+
+  @property
+  def scenes(self) -> bool:
+    """Whether a clip has one class."""
+    return isinstance(self.members[0].cfg, Scene)
 
   @property
   def min_samples(self) -> int:
@@ -107,7 +116,8 @@ class Tagger:
         filled = np.resize(rows, (self.batch, rows.shape[1]))
         found.append(self._logits(filled)[: len(rows)])
     logits = np.concatenate(found)
-    return np.where(np.isfinite(logits), expit(logits), np.float32(np.nan))
+    probabilities = softmax(logits, axis=1) if self.scenes else expit(logits)
+    return np.where(np.isfinite(logits), probabilities, np.float32(np.nan))
 
   def _logits(self, waves: np.ndarray) -> np.ndarray:
     return np.mean(np.stack([member.logits(waves) for member in self.members]), axis=0)
@@ -130,17 +140,23 @@ def open_tagger(
     cfg, variables = mobile_jax.read_model(path, name=name)
     window = round(window_seconds * cfg.mel.sample_rate)
     members.append(Member(cfg, variables, window))
-  for what, kinds in {
+  must_agree: dict[str, set[Any]] = {
     "sample rates": {member.cfg.mel.sample_rate for member in members},
     "numbers of classes": {member.cfg.classes for member in members},
-  }.items():
+    "kinds of classes": {_kind(member.cfg) for member in members},
+  }
+  for what, kinds in must_agree.items():
     if len(kinds) > 1:
       raise UsageError(f"--weights: an ensemble needs one of these {what}: {sorted(kinds)}")
   return Tagger(members, batch), [path for path, _ in pairs]
 
 
+def _kind(cfg: Config) -> str:
+  return "scenes" if isinstance(cfg, Scene) else "tags"
+
+
 def _pairs(weights: list[str], models: list[str]) -> list[tuple[Path, str | None]]:
-  known = {**mobile_jax.SIZES, **mobile_jax.MODELS}
+  known = {**mobile_jax.ALL_SIZES, **mobile_jax.MODELS}
   for name in models:
     if name not in known:
       raise UsageError(f"--model: {unknown_name('model', name, known)}")

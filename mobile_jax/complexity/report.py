@@ -17,9 +17,10 @@ from mobile_jax.complexity.memory import efficient_elements, plain_elements
 from mobile_jax.complexity.products import all_macs, products, tool_macs
 from mobile_jax.complexity.trace import trace
 from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax.families import Config, Tagger
 from mobile_jax.network import infer, shapes, train_outputs
 
-SECONDS = 10.0
+SECONDS, SCENE_SECONDS = 10.0, 1.0
 # Clips traced at once. More than one or two, for which dynamic kernels are mixed by sums that would
 # not be seen as the matrix product they are.
 CLIPS = 4
@@ -61,8 +62,10 @@ COLUMNS: dict[str, Callable[[Complexity], Any]] = {
 }
 
 
-def measure(cfg: MNConfig | DyMNConfig, *, frames: int | None = None, bits: int = 16) -> Complexity:
-  """Of a configuration, for one clip of `frames` frames (10 s if None) and numbers of `bits` bits.
+def measure(cfg: Config, *, frames: int | None = None, bits: int = 16) -> Complexity:
+  """Of a configuration, for one clip of `frames` frames and numbers of `bits` bits.
+
+  frames: None is 10 s for taggers and 1 s for scene models.
 
   Squeeze-and-excitation over time is built anew for that length, whatever `cfg.frames` says: pass
   `frames=cfg.frames` for a network of another one. Raises ConfigError for fewer than one frame or
@@ -70,7 +73,8 @@ def measure(cfg: MNConfig | DyMNConfig, *, frames: int | None = None, bits: int 
   """
   cfg = cfg.with_compute(kernels="xla")
   if frames is None:
-    frames = cfg.mel.frames(int(SECONDS * cfg.mel.sample_rate))
+    seconds = SECONDS if isinstance(cfg, Tagger) else SCENE_SECONDS
+    frames = cfg.mel.frames(int(seconds * cfg.mel.sample_rate))
   if frames < 1 or bits < 1:
     raise ConfigError(f"frames is {frames} and bits is {bits}; both must be at least 1")
   if isinstance(cfg, MNConfig):
@@ -87,6 +91,8 @@ def measure(cfg: MNConfig | DyMNConfig, *, frames: int | None = None, bits: int 
 
   log_mel = jax.ShapeDtypeStruct((CLIPS, cfg.mel.mel_bins, frames), jnp.float32)
   found = measure_function(defined, variables, log_mel, inference=run, clips=CLIPS, bits=bits)
+  if not isinstance(cfg, Tagger):  # the released tool does not know them
+    return found
   return dataclasses.replace(
     found,
     state_elements=found.state_elements + _buffers(cfg, variables),
@@ -132,7 +138,7 @@ def elements(tree: Any) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _buffers(cfg: MNConfig | DyMNConfig, variables: Any) -> int:
+def _buffers(cfg: Tagger, variables: Any) -> int:
   """Constants of Dy-ReLU, which released state dicts carry and our variables do not."""
   if not isinstance(cfg, DyMNConfig):
     return 0

@@ -132,7 +132,7 @@ def _same_rank(outside: core.Var | core.Literal, inside: core.Var | core.Literal
 
 
 def _dearest(eqn: core.JaxprEqn) -> core.Jaxpr:
-  """The alternative with the most work among those that can be looked into."""
+  """The alternative with the most work among those that can be looked into, of equals the last."""
   costs: list[tuple[int, core.Jaxpr]] = []
   trouble: OpaqueProgram | None = None
   for branch in eqn.params["branches"]:
@@ -142,7 +142,7 @@ def _dearest(eqn: core.JaxprEqn) -> core.Jaxpr:
       trouble = error
   if not costs:
     raise trouble or OpaqueProgram("a choice without alternatives")
-  return max(costs, key=lambda pair: pair[0])[1]
+  return max(reversed(costs), key=lambda pair: pair[0])[1]
 
 
 def static_macs(jaxpr: core.Jaxpr) -> int:

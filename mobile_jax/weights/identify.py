@@ -1,4 +1,4 @@
-"""What an MN or DyMN source is: family, size, head, classes, and what no tensor tells."""
+"""What a weight file of ours is of: family, size, head, classes, and what no tensor tells."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from dasheng_jax.weights.found import Found
 from dasheng_jax.weights.record import read_record
 from dasheng_jax.weights.tensors import Tensor, told_shape
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.families import ALL_SIZES, Config, Tagger, size_of
 from mobile_jax.models import MODELS
-from mobile_jax.network import Config
+from mobile_jax.weights.identify_scenes import UNSEEN as UNSEEN_SCENES
+from mobile_jax.weights.identify_scenes import scene_by_tensors, scene_family
 from mobile_jax.weights.load import (
   classes_in,
   network_of,
@@ -35,16 +37,18 @@ def identify(
   name: str | None = None,
   temperature: float | None = None,
 ) -> Found | None:
-  """The description of an opened weight file, or None where it is neither MN nor DyMN.
+  """The description of an opened weight file, or None where it is of none of these families.
 
-  name: of `MODELS` or `SIZES`; default: as a file of ours says, else by file name, else by the
+  name: of `MODELS` or `ALL_SIZES`; default: as a file of ours says, else by file name, else by the
   tensors. Raises WeightsError where the tensors contradict it.
   """
   state = state_of(content)
-  family = "dymn" if "in_c.0.weight" in state.tensors else "mn"
-  first = "in_c.0.weight" if family == "dymn" else "features.0.0.weight"
-  if first not in state.tensors or len(state.tensors[first].shape) != 4:
-    return None
+  family = scene_family(state.tensors)
+  if not family:
+    family = "dymn" if "in_c.0.weight" in state.tensors else "mn"
+    first = "in_c.0.weight" if family == "dymn" else "features.0.0.weight"
+    if first not in state.tensors or len(state.tensors[first].shape) != 4:
+      return None
   source = str(path)
   record = {} if name else read_record(path, content)
   known = name or known_name(record.get("name")) or _by_file(path)
@@ -52,14 +56,16 @@ def identify(
   if stored is not None:
     cfg, said = stored, ["configuration: as stored with the weights"]
   elif known:
-    cfg = SIZES[known] if known in SIZES else MODELS[known].config
+    cfg = ALL_SIZES[known] if known in ALL_SIZES else MODELS[known].config
     origin = "as asked" if name else "by the file's name"
     said = [f"model: {known}, {origin}"]
   else:
-    known, cfg = _by_tensors(state.tensors, source)
+    told = scene_by_tensors if scene_family(state.tensors) else _by_tensors
+    known, cfg = told(state.tensors, source)
+    unseen = UNSEEN_SCENES.get(family, UNSEEN)
     said = [
-      f"size: {known or f'width {cfg.width:g}'}, by its tensors; "
-      f"{', '.join(UNSEEN)} leave no trace in them and are taken as usual: "
+      f"size: {known or size_of(cfg)}, by its tensors; "
+      f"{', '.join(unseen)} leave no trace in them and are taken as usual: "
       "pass --name if they differ"
     ]
   if temperature is not None:
@@ -85,6 +91,8 @@ def identify(
 
 def described(cfg: Config) -> list[str]:
   """Head, classes and what else no name of a size tells, in sentences."""
+  if not isinstance(cfg, Tagger):
+    return [f"{cfg.classes} classes"]
   head: str = cfg.head if isinstance(cfg, MNConfig) else "mlp"
   if isinstance(cfg, MNConfig) and head == "attention":
     head += f" of {cfg.attention_heads} heads"
@@ -95,8 +103,8 @@ def described(cfg: Config) -> list[str]:
 
 
 def known_name(name: Any) -> str:
-  """A name of `MODELS` or `SIZES` that a record holds; "" for any other."""
-  return name if isinstance(name, str) and (name in MODELS or name in SIZES) else ""
+  """A name of `MODELS` or `ALL_SIZES` that a record holds; "" for any other."""
+  return name if isinstance(name, str) and (name in MODELS or name in ALL_SIZES) else ""
 
 
 def _by_file(path: Path) -> str:
@@ -106,7 +114,7 @@ def _by_file(path: Path) -> str:
   return found or (stem if stem in MODELS else "")
 
 
-def _by_tensors(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Config]:
+def _by_tensors(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Tagger]:
   """(name of the size or "", configuration) of a file that no name describes."""
   family = "dymn" if "in_c.0.weight" in tensors else "mn"
   shapes = _telling_shapes(tensors, source)
@@ -157,11 +165,11 @@ def _telling_shapes(tensors: Mapping[str, Tensor], source: str) -> Shapes:
 _WIDTHS = (1.0, 0.4, 0.1, 0.2, 0.5, 2.0, 3.0, 4.0)
 
 
-def _plain(family: str, width: float, tail: bool) -> Config:
+def _plain(family: str, width: float, tail: bool) -> Tagger:
   return DyMNConfig(width=width) if family == "dymn" else MNConfig(width=width, reduced_tail=tail)
 
 
-def _wanted(cfg: Config) -> list[int]:
+def _wanted(cfg: Tagger) -> list[int]:
   """What `_channels` gives of a network of this configuration."""
   return [cfg.stem, *(block.expanded for block in cfg.blocks), cfg.features]
 

@@ -32,10 +32,11 @@ from dasheng_jax.weights.safetensors_file import open_safetensors, write_safeten
 from dasheng_jax.weights.table import Rule, flatten, from_torch, to_torch, unflatten
 from dasheng_jax.weights.tensors import Arrays, Tensor, told_shape
 from dasheng_jax.weights.torch_file import open_torch, write_torch
-from mobile_jax.config import FAMILIES, SIZES, DyMNConfig, MNConfig, family_of
+from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax.families import ALL_SIZES, FAMILIES, Config, family_of
 from mobile_jax.inference import tag
 from mobile_jax.models import MODELS
-from mobile_jax.network import Config, init_variables, shapes
+from mobile_jax.network import init_variables, shapes
 from mobile_jax.weights.names import buffers, rules
 
 Tag = Callable[..., tuple[jax.Array, jax.Array]]
@@ -45,6 +46,7 @@ _NESTED = ("state_dict", "model", "model_state_dict")
 _CLASSES = {
   "mlp": ("classifier.5.bias", "head/logits/"),
   "fully_convolutional": ("classifier.1.bias", "head/"),
+  "scene": ("feed_forward.1.bias", "head/"),
 }
 
 
@@ -165,7 +167,7 @@ def _from_state(
 def config_of(path: Path, name: str | None) -> Config:
   """The configuration that a model name, or else a file name, implies."""
   if name is not None:
-    return SIZES[name] if name in SIZES else MODELS[name].config
+    return ALL_SIZES[name] if name in ALL_SIZES else MODELS[name].config
   by_file = {model.file: model.config for model in MODELS.values()}
   known = by_file.get(path.name) or by_file.get(f"{path.stem}.pt")
   known = known or (MODELS[path.stem].config if path.stem in MODELS else None)
@@ -221,10 +223,16 @@ def classes_in(tensors: Mapping[str, Tensor], cfg: Config, source: str) -> int:
   if isinstance(cfg, MNConfig) and cfg.head == "attention":
     name, heads = "classifier.subspace_proj.bias", 2 * cfg.attention_heads
   else:
-    name, heads = _CLASSES[getattr(cfg, "head", "mlp")][0], 1
+    name, heads = _CLASSES[_head(cfg)][0], 1
   return (
     max(1, told_shape(tensors, name, 1, source)[0] // heads) if name in tensors else cfg.classes
   )
+
+
+def _head(cfg: Config) -> str:
+  if isinstance(cfg, MNConfig):
+    return cfg.head
+  return "mlp" if isinstance(cfg, DyMNConfig) else "scene"
 
 
 def _with_fresh_head(cfg: Config, tree: Mapping, key: jax.Array) -> dict:
@@ -235,7 +243,7 @@ def _with_fresh_head(cfg: Config, tree: Mapping, key: jax.Array) -> dict:
 
 def fresh_head(cfg: Config, key: jax.Array) -> dict[str, jax.Array]:
   """Fresh arrays, by path, of those layers of the head that depend on the number of classes."""
-  _, replaced = _CLASSES.get(getattr(cfg, "head", "mlp"), ("", "head/"))
+  _, replaced = _CLASSES.get(_head(cfg), ("", "head/"))
   fresh = flatten(init_variables(cfg, key))
   return {p: x for p, x in fresh.items() if p.split("/", 1)[1].startswith(replaced)}
 

@@ -1,34 +1,40 @@
-"""Name tables of MN and DyMN: PyTorch names on the left, ours on the right (section 6)."""
+"""Name tables: PyTorch names on the left, ours on the right.
+
+Those of MN and DyMN are here (reference text, section 6), of the others in files of their own.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from dasheng_jax.errors import ConfigError
-from dasheng_jax.weights.table import AS_IS, COUNT, LINEAR, Rule, Transform, shaped
+from dasheng_jax.weights.table import AS_IS, LINEAR, Rule, Transform, shaped
 from mobile_jax.config import PLACES, BlockShape, DyMNConfig, MNConfig
 from mobile_jax.dynamic import relu_constants
+from mobile_jax.network import Config
+from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
+from mobile_jax.weights.rules import CONV_1X1, CONV_DEPTHWISE, conv_norm, norm
+from mobile_jax.weights.scene_names import cp_mobile_rules, cp_resnet_rules
 
-# (out, in, 1, 1) <-> [in, out]
-CONV_1X1 = Transform("1x1 convolution", lambda w: w[:, :, 0, 0].T, lambda k: k.T[:, :, None, None])
-# (c, 1, k, k) <-> [k, k, c]
-CONV_DEPTHWISE = Transform(
-  "depthwise convolution",
-  lambda w: w[:, 0].transpose(1, 2, 0),
-  lambda k: k.transpose(2, 0, 1)[:, None],
-)
 _TORCH_PLACE = {"expand": "exp", "depthwise": "depth", "project": "proj"}
 
 
-def rules(cfg: MNConfig | DyMNConfig) -> tuple[Rule, ...]:
+def rules(cfg: Config) -> tuple[Rule, ...]:
   """Every variable of a configuration, in the order of the released state dicts.
 
   Raises ConfigError for variants that the released code does not have, and so no names for.
   """
-  return _dymn_rules(cfg) if isinstance(cfg, DyMNConfig) else _mn_rules(cfg)
+  match cfg:
+    case DyMNConfig():
+      return _dymn_rules(cfg)
+    case CPMobileConfig():
+      return cp_mobile_rules(cfg)
+    case CPResNetConfig():
+      return cp_resnet_rules(cfg)
+  return _mn_rules(cfg)
 
 
-def buffers(cfg: MNConfig | DyMNConfig) -> dict[str, np.ndarray]:
+def buffers(cfg: Config) -> dict[str, np.ndarray]:
   """Constants that the released state dicts carry and we compute, by name."""
   if not isinstance(cfg, DyMNConfig) or not cfg.relus:
     return {}
@@ -39,23 +45,6 @@ def buffers(cfg: MNConfig | DyMNConfig) -> dict[str, np.ndarray]:
       act = f"layers.{block.number - 1}.depth_act."
       named |= {f"{act}lambdas": reach, f"{act}init_v": start}
   return named
-
-
-def _norm(torch: str, ours: str) -> tuple[Rule, ...]:
-  return (
-    Rule(f"{torch}.weight", f"params/{ours}/scale", AS_IS),
-    Rule(f"{torch}.bias", f"params/{ours}/bias", AS_IS),
-    Rule(f"{torch}.running_mean", f"batch_stats/{ours}/mean", AS_IS),
-    Rule(f"{torch}.running_var", f"batch_stats/{ours}/var", AS_IS),
-    Rule(f"{torch}.num_batches_tracked", f"batch_stats/{ours}/count", COUNT),
-  )
-
-
-def _conv_norm(torch: str, ours: str, kind: Transform) -> tuple[Rule, ...]:
-  return (
-    Rule(f"{torch}.0.weight", f"params/{ours}/kernel", kind),
-    *_norm(f"{torch}.1", f"{ours}/norm"),
-  )
 
 
 def _linear(torch: str, ours: str) -> tuple[Rule, ...]:
@@ -70,17 +59,17 @@ def _mlp() -> tuple[Rule, ...]:
 
 
 def _mn_rules(cfg: MNConfig) -> tuple[Rule, ...]:
-  table = [*_conv_norm("features.0", "stem", CONV_DEPTHWISE)]
+  table = [*conv_norm("features.0", "stem", CONV_DEPTHWISE)]
   for block in cfg.blocks:
     axes = cfg.squeezed if block.se else ()
     table += _mn_block(block, f"features.{block.number}.block", axes)
-  table += _conv_norm(f"features.{len(cfg.blocks) + 1}", "last", CONV_1X1)
+  table += conv_norm(f"features.{len(cfg.blocks) + 1}", "last", CONV_1X1)
   match cfg.head:
     case "mlp":
       table += _mlp()
     case "fully_convolutional":
       table.append(Rule("classifier.0.weight", "params/head/kernel", CONV_1X1))
-      table += _norm("classifier.1", "head/norm")
+      table += norm("classifier.1", "head/norm")
     case _:
       heads = shaped("head weight", (cfg.attention_heads,), (1, cfg.attention_heads, 1))
       table.append(Rule("classifier.head_weight", "params/head/head_weight", heads))
@@ -92,16 +81,16 @@ def _mn_block(block: BlockShape, torch: str, axes: tuple[str, ...]) -> list[Rule
   # Places are numbered without gaps: a block that does not expand starts with its depthwise one.
   ours, table, place = f"block_{block.number}", [], 0
   if block.expands:
-    table += _conv_norm(f"{torch}.{place}", f"{ours}/expand", CONV_1X1)
+    table += conv_norm(f"{torch}.{place}", f"{ours}/expand", CONV_1X1)
     place += 1
-  table += _conv_norm(f"{torch}.{place}", f"{ours}/depthwise", CONV_DEPTHWISE)
+  table += conv_norm(f"{torch}.{place}", f"{ours}/depthwise", CONV_DEPTHWISE)
   place += 1
   for i, axis in enumerate(axes):
     for name, layer in (("fc1", "down"), ("fc2", "up")):
       source = f"{torch}.{place}.conc_se_layers.{i}.{name}"
       table += _linear(source, f"{ours}/excite/se_{axis}/{layer}")
   place += bool(axes)
-  table += _conv_norm(f"{torch}.{place}", f"{ours}/project", CONV_1X1)
+  table += conv_norm(f"{torch}.{place}", f"{ours}/project", CONV_1X1)
   return table
 
 
@@ -125,8 +114,8 @@ def _dymn_rules(cfg: DyMNConfig) -> tuple[Rule, ...]:
       table += _dynamic_block(cfg, block, torch)
     else:
       table += _mn_block(block, f"{torch}.block", ())
-  table += _conv_norm("in_c", "stem", CONV_DEPTHWISE)
-  table += _conv_norm("out_c", "last", CONV_1X1)
+  table += conv_norm("in_c", "stem", CONV_DEPTHWISE)
+  table += conv_norm("out_c", "last", CONV_1X1)
   return (*table, *_mlp())
 
 
@@ -145,12 +134,12 @@ def _dynamic_block(cfg: DyMNConfig, block: BlockShape, torch: str) -> list[Rule]
     else:
       kind = CONV_DEPTHWISE if place == "depthwise" else CONV_1X1
       table.append(Rule(f"{source}_conv.module.weight", f"params/{target}/kernel", kind))
-    table += _norm(f"{source}_norm", f"{target}/norm")
+    table += norm(f"{source}_norm", f"{target}/norm")
     if place in cfg.relus:
       table += _linear(f"{source}_act.coef_net.0", f"{ours}/relu_{place}/coefficients")
   context, joint = f"{torch}.context_gen", f"{ours}/context"
   table.append(Rule(f"{context}.joint_conv.weight", f"params/{joint}/joint/kernel", CONV_1X1))
-  table += _norm(f"{context}.joint_norm", f"{joint}/joint/norm")
+  table += norm(f"{context}.joint_norm", f"{joint}/joint/norm")
   for name, axis in (("conv_f", "frequency"), ("conv_t", "time")):
     table.append(Rule(f"{context}.{name}.weight", f"params/{joint}/{axis}/kernel", CONV_1X1))
     table.append(Rule(f"{context}.{name}.bias", f"params/{joint}/{axis}/bias", AS_IS))

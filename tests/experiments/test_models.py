@@ -61,6 +61,7 @@ def test_every_published_model_is_listed(capsys):
     "dasheng": 3,
     "mn": 35,
     "dymn": 11,
+    "cp_mobile": 1,
   }
 
 
@@ -116,7 +117,7 @@ def test_csv(capsys):
   rows = list(csv.DictReader(io.StringIO(run(capsys, "--csv"))))
   assert len(rows) == len(dasheng_jax.MODELS) + len(mobile_jax.MODELS)
   assert rows[0]["figure"] == "80.2 / 72.5 / 84.0"
-  assert rows[-1]["figure"] == rows[-1]["sha256"] == ""
+  assert rows[-2]["figure"] == rows[-2]["sha256"] == rows[-1]["figure"] == ""
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_help_does_without_jax():
   """Which is what makes it fast."""
   program = [sys.executable, "-X", "importtime", "-m", "experiments.models", "--help"]
   done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
-  assert "--family {dasheng,mn,dymn}" in done.stdout
+  assert "--family {dasheng,mn,dymn,cp_mobile,cp_resnet}" in done.stdout
   loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
   assert "experiments.training.cli" in loaded
   assert not {"jax", "numpy", "dasheng_jax", "mobile_jax"} & loaded

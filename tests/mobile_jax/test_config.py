@@ -13,8 +13,8 @@ from mobile_jax.config import (
   MNConfig,
   conv_size,
   make_divisible,
-  named,
 )
+from mobile_jax.families import named
 
 # Reference text, section 2: out of stem and blocks, expanded, bottlenecks, pooled, hidden.
 TABLE = {

@@ -51,8 +51,11 @@ FILES = {
 }
 
 
+SCENES = {"cp_mobile_dcase23": ("cp_mobile_dcase23.ckpt", None)}
+
+
 def test_names_files_and_figures():
-  assert {name: (m.file, m.mean_average_precision) for name, m in MODELS.items()} == FILES
+  assert {n: (m.file, m.mean_average_precision) for n, m in MODELS.items()} == FILES | SCENES
   assert len({m.file for m in MODELS.values()}) == len(MODELS)
 
 
@@ -92,7 +95,10 @@ def test_sums_of_the_checked_file(mobile_fixtures):
 
 def test_sums_are_claimed_for_no_other_file():
   known = {name: m.sha256 for name, m in MODELS.items() if m.sha256}
-  assert known == {"mn04_as": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"}
+  assert known == {
+    "mn04_as": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
+    "cp_mobile_dcase23": "41a1ff72cadb90f6ce0345ed961822f7d0a77ab92b5fcafe9e07d00d891ce118",
+  }
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("mn10as", "mn10_as"), ("dymn20", "dymn20_as")])

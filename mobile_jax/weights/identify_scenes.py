@@ -1,0 +1,104 @@
+"""Which CP-Mobile or CP-ResNet a state dict is of, by the shapes of its tensors."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+
+from dasheng_jax.errors import ConfigError, WeightsError
+from dasheng_jax.weights.tensors import Tensor, told_shape
+from mobile_jax.families import Scene
+from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
+
+# Settings that leave no trace in any tensor.
+UNSEEN = {
+  "cp_mobile": ("strides", "the front end"),
+  "cp_resnet": ("positions of the pools", "the front end"),
+}
+_FIRST = {
+  "cp_mobile": "stages.s1.b1.block.0.0.weight",
+  "cp_resnet": "stage1.block1.conv1.weight",
+}
+# Steps of the two factors that are tried: what counts are the channels that come out.
+_MULTIPLIERS = (2.3, *(n / 20 for n in range(10, 81)))
+_EXPANSIONS = (3.0, *(n / 4 for n in range(4, 33)))
+
+
+def scene_family(tensors: Mapping[str, Tensor]) -> str:
+  """The family, cp_mobile or cp_resnet; empty for a state dict of neither."""
+  return next((family for family, name in _FIRST.items() if name in tensors), "")
+
+
+def scene_by_tensors(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Scene]:
+  """(name of the size or "", configuration) of a scene model's state dict.
+
+  Raises WeightsError where the channels are those of no such network.
+  """
+  family = scene_family(tensors)
+  channels = _mobile if family == "cp_mobile" else _resnet
+  try:
+    cfg = channels(tensors, source)
+  except (KeyError, ConfigError):
+    cfg = None
+  if cfg is None:
+    raise WeightsError(
+      f"{source}: its channels are those of no {family.replace('_', '-')} of known form; "
+      "pass config= with the one it was made from"
+    )
+  return next((name for name, size in SCENE_SIZES.items() if size == cfg), ""), cfg
+
+
+def _mobile(tensors: Mapping[str, Tensor], source: str) -> CPMobileConfig | None:
+  def rows(name: str) -> int:
+    return told_shape(tensors, name, 4, source)[0]
+
+  form = re.compile(r"stages\.s([123])\.b(\d{1,3})\.block\.0\.0\.weight")
+  found = sorted((int(m[2]), int(m[1])) for name in tensors if (m := form.fullmatch(name)))
+  stages = [stage for _, stage in found]
+  counts = (stages.count(1), stages.count(2), stages.count(3))
+  widths = [
+    (rows(f"stages.s{s}.b{b}.block.0.0.weight"), rows(f"stages.s{s}.b{b}.block.2.0.weight"))
+    for b, s in found
+  ]
+  base = rows("in_c.1.0.weight")
+  for multiplier, expansion in itertools.product(_MULTIPLIERS, _EXPANSIONS):
+    cfg = CPMobileConfig(
+      base_channels=base, multiplier=multiplier, expansion=expansion, blocks_per_stage=counts
+    )
+    if cfg.base == base and [(block.expanded, block.out) for block in cfg.blocks] == widths:
+      return cfg
+  return None
+
+
+def _resnet(tensors: Mapping[str, Tensor], source: str) -> CPResNetConfig | None:
+  def shape(stage: int, block: int, conv: int) -> tuple[int, ...]:
+    return told_shape(tensors, f"stage{stage}.block{block}.conv{conv}.weight", 4, source)
+
+  def blocks(stage: int) -> Iterator[int]:
+    return itertools.takewhile(
+      lambda n: f"stage{stage}.block{n}.conv1.weight" in tensors, itertools.count(1)
+    )
+
+  counts = tuple(len(list(blocks(stage))) for stage in (1, 2, 3))
+  widths = [shape(stage, 1, 1)[0] for stage in (1, 2, 3)]
+  groups = tuple(
+    into // shape(stage, 1, 1)[1]
+    for stage, into in zip((1, 2, 3), (widths[0], *widths[:2]), strict=True)
+  )
+  sizes = [
+    (shape(stage, n, 1)[2], shape(stage, n, 2)[2]) for stage in (1, 2, 3) for n in blocks(stage)
+  ]
+  # The published value first: the deepest kernels tell nothing of a network without them.
+  for rho in (8, *range(1, 13)):
+    cfg = CPResNetConfig(
+      base_channels=widths[0],
+      rho=rho,
+      blocks_per_stage=counts,  # type: ignore[arg-type]
+      groups=groups,  # type: ignore[arg-type]
+      cut_second=2 * widths[0] - widths[1],
+      cut_third=4 * widths[0] - widths[2],
+    )
+    if [block.kernels for block in cfg.blocks] == sizes:
+      return cfg
+  return None

@@ -1,0 +1,21 @@
+"""Selects recorded scene models: `python -m tests.mobile_jax.make_scene_golden`."""
+
+import pathlib
+
+import numpy as np
+from safetensors.numpy import load_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SOURCE = ROOT.parent / "shared" / "fixtures" / "scenes"
+OUT = ROOT / "tests" / "golden"
+CHOSEN = {"cp_mobile": "cpmobile_rand_0", "cp_resnet": "cpresnet_rand_1"}
+
+
+def main():
+  for ours, theirs in CHOSEN.items():
+    arrays = load_file(SOURCE / f"{theirs}.safetensors")
+    np.savez_compressed(OUT / f"scene_{ours}.npz", **arrays)
+
+
+if __name__ == "__main__":
+  main()

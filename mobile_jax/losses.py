@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 # "drop": the term is dropped, as that of an unknown clip is. "as_given": the partner's row is
 # believed, whatever the array holds there (the released code reads the array's last row).
 Partner = Literal["drop", "as_given"]
+# What the distillation of one class is a mean over, before the caller's mean over clips.
+MeanOver = Literal["clips", "clips_and_classes"]
 
 
 def binary_cross_entropy(
@@ -83,11 +85,14 @@ def soft_class_loss(
   *,
   temperature: float = 1.0,
   unknown_partner: Partner = "drop",
+  mean_over: MeanOver = "clips",
 ) -> Float[Array, " b"]:
   """Distillation of one class: temperature**2 * KL(teacher, student), both at the temperature.
 
   Hinton, Vinyals, Dean: arXiv 1503.02531, section 2. The probabilities are mixed as the clips were.
-  Rows of clips that the teacher does not know are treated as in `soft_tag_loss`.
+  Rows of clips that the teacher does not know are treated as in `soft_tag_loss`. mean_over:
+  "clips_and_classes" divides by the number of classes too, as the released code of the scene
+  students does; their paper has the other (reference text of the scene models, section 6).
   """
   targets, used = _taught(
     lambda x: jax.nn.softmax(x / temperature, axis=1),
@@ -99,6 +104,8 @@ def soft_class_loss(
   )
   student = jax.nn.log_softmax(logits / temperature, axis=1)
   values = jnp.sum(jax.scipy.special.xlogy(targets, targets) - targets * student, axis=1)
+  if mean_over == "clips_and_classes":
+    values = values / logits.shape[1]
   return jnp.where(used, temperature**2 * values, 0.0)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from experiments.training.errors import UsageError
-from mobile_jax.losses import Partner
+from mobile_jax.losses import MeanOver, Partner
 from pipelines.mixing import WAVE_SHARE
 from pipelines.wave_augment import GAIN_DECIBELS, ROLL_SAMPLES
 
@@ -50,6 +50,9 @@ class DistilConfig:
   # a clip that was mixed with one the teacher does not know: "drop" its teacher term, or take the
   # row that stands there, "as_given", as the released code does
   unknown_partner: Partner = "drop"
+  # of clips with one class: the mean over "clips" alone, or over "clips_and_classes", which makes
+  # the term as many times smaller as there are classes (released code of the scene students)
+  mean_over: MeanOver = "clips"
 
   def __post_init__(self):
     if not 0 <= self.label_weight <= 1:

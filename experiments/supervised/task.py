@@ -9,6 +9,7 @@ Source: reference text of MN and DyMN, section 10.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -216,7 +217,9 @@ def _label_loss(objective: Objective, logits: jax.Array, labels: Labels) -> jax.
 
 def _teacher_loss(recipe: Recipe, logits: jax.Array, batch: Batch, inputs: Inputs) -> jax.Array:
   assert recipe.distil is not None
-  soft = soft_class_loss if recipe.objective == "classes" else soft_tag_loss
+  soft: Any = soft_tag_loss
+  if recipe.objective == "classes":
+    soft = functools.partial(soft_class_loss, mean_over=recipe.distil.mean_over)
   return soft(
     logits,
     batch["teacher"],

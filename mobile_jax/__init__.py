@@ -39,6 +39,8 @@ if TYPE_CHECKING:
   from mobile_jax.network import infer as infer
   from mobile_jax.network import init_variables as init_variables
   from mobile_jax.network import train_outputs as train_outputs
+  from mobile_jax.passt import PaSST as PaSST
+  from mobile_jax.passt_config import PaSSTConfig as PaSSTConfig
   from mobile_jax.scene_config import SCENES as SCENES
   from mobile_jax.scene_config import CPMobileConfig as CPMobileConfig
   from mobile_jax.scene_config import CPResNetConfig as CPResNetConfig
@@ -67,6 +69,8 @@ _HOME = {
   "infer": "network",
   "init_variables": "network",
   "train_outputs": "network",
+  "PaSST": "passt",
+  "PaSSTConfig": "passt_config",
   "SCENES": "scene_config",
   "CPMobileConfig": "scene_config",
   "CPResNetConfig": "scene_config",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import ConfigError
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.passt_config import PASST_SIZES, PaSSTConfig
 from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
 
 Tagger = MNConfig | DyMNConfig  # of tags, several for a clip
-Scene = CPMobileConfig | CPResNetConfig  # of scenes, one for a clip
+Scene = CPMobileConfig | CPResNetConfig | PaSSTConfig  # of scenes, one for a clip
 Config = Tagger | Scene
 # Each family's own configuration, as records of weights name them.
 FAMILIES: dict[str, Config] = {
@@ -16,8 +17,9 @@ FAMILIES: dict[str, Config] = {
   "dymn": DyMNConfig(),
   "cp_mobile": CPMobileConfig(),
   "cp_resnet": CPResNetConfig(),
+  "passt": PaSSTConfig(),
 }
-ALL_SIZES: dict[str, Config] = {**SIZES, **SCENE_SIZES}
+ALL_SIZES: dict[str, Config] = {**SIZES, **SCENE_SIZES, **PASST_SIZES}
 
 
 def family_of(cfg: Config) -> str:
@@ -37,4 +39,6 @@ def size_of(cfg: Config) -> str:
   kind = type(cfg).__name__.removesuffix("Config")
   if isinstance(cfg, Tagger):
     return f"{kind} of width {cfg.width:g}"
+  if isinstance(cfg, PaSSTConfig):
+    return f"{kind} of width {cfg.width} and depth {cfg.depth}"
   return f"{kind} of {cfg.base_channels} channels"

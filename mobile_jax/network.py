@@ -17,6 +17,8 @@ from mobile_jax.dymn import DyMN
 from mobile_jax.families import Config
 from mobile_jax.mn import MN, Outputs
 from mobile_jax.norm import running_momentum
+from mobile_jax.passt import PaSST
+from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
 
 Variables = dict
@@ -25,10 +27,11 @@ _MODULES: dict[type, type] = {
   DyMNConfig: DyMN,
   CPMobileConfig: CPMobile,
   CPResNetConfig: CPResNet,
+  PaSSTConfig: PaSST,
 }
 
 
-def module_of(cfg: Config) -> MN | DyMN | CPMobile | CPResNet:
+def module_of(cfg: Config) -> MN | DyMN | CPMobile | CPResNet | PaSST:
   """The Linen module of a configuration."""
   return _MODULES[type(cfg)](cfg)
 
@@ -42,7 +45,8 @@ def init_variables(cfg: Config, key: jax.Array) -> Variables:
   frames = cfg.frames if isinstance(cfg, MNConfig) and "t" in cfg.squeezed else 32
   log_mel = jnp.zeros((1, cfg.mel.mel_bins, frames), jnp.float32)
   with few_draws(key):
-    return module_of(cfg.with_compute(kernels="xla")).init(key, log_mel)
+    made = module_of(cfg.with_compute(kernels="xla")).init(key, log_mel)
+  return {"batch_stats": {}, **made}
 
 
 def shapes(cfg: Config) -> Variables:
@@ -76,17 +80,20 @@ def train_outputs(
 ) -> tuple[Outputs, Variables]:
   """(outputs, new batch statistics) of a training step's forward pass.
 
-  key: of the dropout; None switches dropout off. temperature: of this step, see
+  key: of dropout and patchout; None switches both off. temperature: of this step, see
   `dynamic.temperature_at`. momentum: of the running statistics, see `norm.running_momentum`.
   """
+  train = True
   if key is None:
+    # What a transformer leaves out is all that tells its training from its inference.
+    train = not isinstance(cfg, PaSSTConfig)
     cfg, key = _without_dropout(cfg), jax.random.key(0)
   extra = {"temperature": temperature} if isinstance(cfg, DyMNConfig) else {}
   with running_momentum(momentum):
     outputs, updated = module_of(cfg).apply(
-      variables, log_mel, True, rngs={"dropout": key}, mutable=["batch_stats"], **extra
+      variables, log_mel, train, rngs={"dropout": key}, mutable=["batch_stats"], **extra
     )
-  return outputs, updated["batch_stats"]
+  return outputs, updated.get("batch_stats", {})
 
 
 def _without_dropout(cfg: Config) -> Config:

@@ -45,7 +45,7 @@ def _patch_conv(width: int, mel_bins: int, frames: int) -> Transform:
   )
 
 
-def _time_table(width: int) -> Transform:
+def time_table(width: int) -> Transform:
   """(1, d, 1, t) <-> [t, d]."""
   return Transform(
     "time table",
@@ -54,7 +54,7 @@ def _time_table(width: int) -> Transform:
   )
 
 
-def _stack(torch: str, ours: str, width: int, heads: int) -> tuple[Rule, ...]:
+def stack_rules(torch: str, ours: str, width: int, heads: int) -> tuple[Rule, ...]:
   """Rules of a stack of blocks and the norm behind it."""
   layer, path = f"{torch}blocks.{{n}}.", f"{ours}/blocks/layers/"
   qkv_bias = shaped("qkv bias", (3, heads, width // heads), (3 * width,))
@@ -86,7 +86,7 @@ def encoder_rules(cfg: DashengConfig, torch: str = "", ours: str = "") -> tuple[
   freq = shaped("frequency vector", (shape.width,), (1, shape.width, 1, 1))
   conv = _patch_conv(shape.width, cfg.mel.mel_bins, cfg.patch_frames)
   return (
-    Rule(torch + "time_pos_embed", f"{params}/positions/time", _time_table(shape.width)),
+    Rule(torch + "time_pos_embed", f"{params}/positions/time", time_table(shape.width)),
     Rule(torch + "freq_pos_embed", f"{params}/positions/freq", freq),
     Rule(torch + "init_bn.1.weight", f"{params}/init_bn/scale", AS_IS),
     Rule(torch + "init_bn.1.bias", f"{params}/init_bn/bias", AS_IS),
@@ -95,7 +95,7 @@ def encoder_rules(cfg: DashengConfig, torch: str = "", ours: str = "") -> tuple[
     Rule(torch + "init_bn.1.num_batches_tracked", f"{stats}/init_bn/count", COUNT),
     Rule(torch + "patch_embed.proj.weight", f"{params}/patch_embed/kernel", conv),
     Rule(torch + "patch_embed.proj.bias", f"{params}/patch_embed/bias", AS_IS),
-    *_stack(torch, params, shape.width, shape.heads),
+    *stack_rules(torch, params, shape.width, shape.heads),
   )
 
 
@@ -109,7 +109,7 @@ def decoder_rules(cfg: DashengConfig, torch: str = "decoder.") -> tuple[Rule, ..
     Rule(torch + "pos_embed", f"{ours}/pos_embed", table),
     Rule(torch + "input_proj.weight", f"{ours}/input_proj/kernel", LINEAR),
     Rule(torch + "input_proj.bias", f"{ours}/input_proj/bias", AS_IS),
-    *_stack(torch, ours, shape.width, shape.heads),
+    *stack_rules(torch, ours, shape.width, shape.heads),
     Rule(torch + "outputlayer.weight", f"{ours}/output/kernel", LINEAR),
     Rule(torch + "outputlayer.bias", f"{ours}/output/bias", AS_IS),
   )

@@ -50,8 +50,9 @@ def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Confi
         "end in _dymn"
       )
     mel = {name: getattr(cfg.model.mel, name) for name in _TRAINING_MEL}
-    model = dataclasses.replace(
-      found, mel=dataclasses.replace(found.mel, **mel), compute=cfg.model.compute
+    how = {"dtype": cfg.model.compute.dtype, "kernels": cfg.model.compute.kernels}
+    model = dataclasses.replace(found, mel=dataclasses.replace(found.mel, **mel)).with_compute(
+      **how
     )
     if isinstance(model, MNConfig | DyMNConfig):
       model = dataclasses.replace(model, dropout=cfg.model.dropout)

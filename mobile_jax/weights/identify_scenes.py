@@ -1,7 +1,8 @@
-"""Which CP-Mobile or CP-ResNet a state dict is of, by the shapes of its tensors."""
+"""Which CP-Mobile, CP-ResNet or PaSST a state dict is of, by the shapes of its tensors."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -9,16 +10,19 @@ from collections.abc import Iterator, Mapping
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights.tensors import Tensor, told_shape
 from mobile_jax.families import Scene
+from mobile_jax.passt_config import PASST_SIZES, PaSSTConfig
 from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
 
 # Settings that leave no trace in any tensor.
 UNSEEN = {
   "cp_mobile": ("strides", "the front end"),
   "cp_resnet": ("positions of the pools", "the front end"),
+  "passt": ("heads", "stride", "patchout", "the front end"),
 }
 _FIRST = {
   "cp_mobile": "stages.s1.b1.block.0.0.weight",
   "cp_resnet": "stage1.block1.conv1.weight",
+  "passt": "time_new_pos_embed",
 }
 # Steps of the two factors that are tried: what counts are the channels that come out.
 _MULTIPLIERS = (2.3, *(n / 20 for n in range(10, 81)))
@@ -26,7 +30,7 @@ _EXPANSIONS = (3.0, *(n / 4 for n in range(4, 33)))
 
 
 def scene_family(tensors: Mapping[str, Tensor]) -> str:
-  """The family, cp_mobile or cp_resnet; empty for a state dict of neither."""
+  """The family, a key of `UNSEEN`; empty for a state dict of none of them."""
   return next((family for family, name in _FIRST.items() if name in tensors), "")
 
 
@@ -36,9 +40,9 @@ def scene_by_tensors(tensors: Mapping[str, Tensor], source: str) -> tuple[str, S
   Raises WeightsError where the channels are those of no such network.
   """
   family = scene_family(tensors)
-  channels = _mobile if family == "cp_mobile" else _resnet
+  told = {"cp_mobile": _mobile, "cp_resnet": _resnet, "passt": _passt}[family]
   try:
-    cfg = channels(tensors, source)
+    cfg = told(tensors, source)
   except (KeyError, ConfigError):
     cfg = None
   if cfg is None:
@@ -46,7 +50,8 @@ def scene_by_tensors(tensors: Mapping[str, Tensor], source: str) -> tuple[str, S
       f"{source}: its channels are those of no {family.replace('_', '-')} of known form; "
       "pass config= with the one it was made from"
     )
-  return next((name for name, size in SCENE_SIZES.items() if size == cfg), ""), cfg
+  sizes = {**SCENE_SIZES, **PASST_SIZES}
+  return next((name for name, size in sizes.items() if size == cfg), ""), cfg
 
 
 def _mobile(tensors: Mapping[str, Tensor], source: str) -> CPMobileConfig | None:
@@ -102,3 +107,29 @@ def _resnet(tensors: Mapping[str, Tensor], source: str) -> CPResNetConfig | None
     if [block.kernels for block in cfg.blocks] == sizes:
       return cfg
   return None
+
+
+# Of the published widths: 64 numbers for each head.
+_HEAD_WIDTH = 64
+
+
+def _passt(tensors: Mapping[str, Tensor], source: str) -> PaSSTConfig | None:
+  width, _, patch, _ = told_shape(tensors, "patch_embed.proj.weight", 4, source)
+  rows = told_shape(tensors, "freq_new_pos_embed", 4, source)[2]
+  columns = told_shape(tensors, "time_new_pos_embed", 4, source)[3]
+  classes = told_shape(tensors, "head.1.bias", 1, source)[0]
+  depth = sum(f"blocks.{n}.norm1.weight" in tensors for n in range(len(tensors)))
+  wide = told_shape(tensors, "blocks.0.mlp.fc1.weight", 2, source)[0]
+  plain = PASST_SIZES["passt_as" if classes == PASST_SIZES["passt_as"].classes else "passt_scenes"]
+  if width % _HEAD_WIDTH or rows != plain.rows:
+    return None
+  return dataclasses.replace(
+    plain,
+    classes=classes,
+    width=width,
+    depth=depth,
+    heads=width // _HEAD_WIDTH,
+    mlp_ratio=wide / width,
+    patch=patch,
+    columns=columns,
+  )

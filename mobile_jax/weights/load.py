@@ -37,16 +37,18 @@ from mobile_jax.families import ALL_SIZES, FAMILIES, Config, family_of
 from mobile_jax.inference import tag
 from mobile_jax.models import MODELS
 from mobile_jax.network import init_variables, shapes
+from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.weights.names import buffers, rules
 
 Tag = Callable[..., tuple[jax.Array, jax.Array]]
 # Where training scripts put the state dict inside a file.
 _NESTED = ("state_dict", "model", "model_state_dict")
 # The tensor that tells the number of classes, by head, and what a new number of classes replaces.
-_CLASSES = {
+_CLASSES: dict[str, tuple[str, str | tuple[str, ...]]] = {
   "mlp": ("classifier.5.bias", "head/logits/"),
   "fully_convolutional": ("classifier.1.bias", "head/"),
-  "scene": ("feed_forward.1.bias", "head/"),
+  "class_maps": ("feed_forward.1.bias", "head/"),
+  "transformer": ("head.1.bias", ("head/logits/", "head_dist/")),
 }
 
 
@@ -232,7 +234,9 @@ def classes_in(tensors: Mapping[str, Tensor], cfg: Config, source: str) -> int:
 def _head(cfg: Config) -> str:
   if isinstance(cfg, MNConfig):
     return cfg.head
-  return "mlp" if isinstance(cfg, DyMNConfig) else "scene"
+  if isinstance(cfg, PaSSTConfig):
+    return "transformer"
+  return "mlp" if isinstance(cfg, DyMNConfig) else "class_maps"
 
 
 def _with_fresh_head(cfg: Config, tree: Mapping, key: jax.Array) -> dict:

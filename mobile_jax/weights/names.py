@@ -12,7 +12,9 @@ from dasheng_jax.weights.table import AS_IS, LINEAR, Rule, Transform, shaped
 from mobile_jax.config import PLACES, BlockShape, DyMNConfig, MNConfig
 from mobile_jax.dynamic import relu_constants
 from mobile_jax.network import Config
+from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
+from mobile_jax.weights.passt_names import passt_rules
 from mobile_jax.weights.rules import CONV_1X1, CONV_DEPTHWISE, conv_norm, norm
 from mobile_jax.weights.scene_names import cp_mobile_rules, cp_resnet_rules
 
@@ -31,6 +33,8 @@ def rules(cfg: Config) -> tuple[Rule, ...]:
       return cp_mobile_rules(cfg)
     case CPResNetConfig():
       return cp_resnet_rules(cfg)
+    case PaSSTConfig():
+      return passt_rules(cfg)
   return _mn_rules(cfg)
 
 

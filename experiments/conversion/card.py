@@ -18,7 +18,14 @@ TITLES = {
   "dasheng": "Dasheng",
   "mn": "MN (MobileNetV3 for audio)",
   "dymn": "DyMN (dynamic MobileNet)",
+  "cp_mobile": "CP-Mobile (acoustic scenes)",
+  "cp_resnet": "CP-ResNet (acoustic scenes)",
+  "passt": "PaSST (patchout audio transformer)",
 }
+_SCENES = (
+  "Schmid et al., CP-JKU Submission to DCASE23: Efficient Acoustic Scene Classification with "
+  "CP-Mobile, technical report of DCASE 2023"
+)
 PAPERS = {
   "dasheng": "Dinkel et al., Scaling up masked audio encoder learning for general audio "
   "classification, Interspeech 2024, arXiv 2406.06992",
@@ -26,6 +33,10 @@ PAPERS = {
   "Distillation, ICASSP 2023, arXiv 2211.04772",
   "dymn": "Schmid et al., Dynamic Convolutional Neural Networks as Efficient Pre-trained Audio "
   "Models, arXiv 2310.15648",
+  "cp_mobile": _SCENES,
+  "cp_resnet": _SCENES,
+  "passt": "Koutini et al., Efficient Training of Audio Transformers with Patchout, "
+  "Interspeech 2022, arXiv 2110.05069",
 }
 
 

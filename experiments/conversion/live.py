@@ -28,6 +28,8 @@ from experiments.conversion.stages import (
 )
 from experiments.training.errors import UsageError
 from mobile_jax.config import DyMNConfig
+from mobile_jax.passt_config import PaSSTConfig
+from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
 
 # Names under which modules keep the front end, and wrappers the network.
 FRONT_ENDS = ("front_end", "mel")
@@ -57,6 +59,15 @@ def places(cfg: Config) -> dict[str, Place]:
     blocks = {f"block_{n + 1}": f"blocks.{n}" for n in range(cfg.encoder.depth)}
     tokens = {"tokens": Place("blocks.0", "input")}
     return {**_outputs(start), **tokens, **_outputs(blocks), **_outputs({"output": "norm"})}
+  if isinstance(cfg, PaSSTConfig):
+    return {"tokens": Place("norm"), "features": Place("", item=1), "logits": Place("", item=0)}
+  if isinstance(cfg, CPResNetConfig):
+    # Its blocks are recorded before their pools, ours behind them.
+    return _outputs({"stem": "in_c", "logits": ""})
+  if isinstance(cfg, CPMobileConfig):
+    stages = [s for s, n in enumerate(cfg.blocks_per_stage, 1) for _ in range(n)]
+    blocks = {f"block_{n}": f"stages.s{s}.b{n}" for n, s in enumerate(stages, 1)}
+    return _outputs({"stem": "in_c.0", "second": "in_c.1", **blocks, "logits": ""})
   count = len(cfg.blocks)
   if isinstance(cfg, DyMNConfig):
     names = ["in_c", *(f"layers.{n}" for n in range(count)), "out_c"]

@@ -29,20 +29,23 @@ from dasheng_jax.classifier import classify
 from dasheng_jax.config import DashengConfig
 from dasheng_jax.encoder import Encoder
 from dasheng_jax.inference import check_wave, encoder_variables
-from mobile_jax.config import DyMNConfig, MNConfig
+from mobile_jax import families
+from mobile_jax.config import MNConfig
 from mobile_jax.inference import log_mel as mobile_log_mel
 from mobile_jax.network import infer
+from mobile_jax.passt_config import PaSSTConfig
+from mobile_jax.scene_config import CPMobileConfig
 from pipelines.mel import log_mel as dasheng_log_mel
 
-Config = DashengConfig | MNConfig | DyMNConfig
+Config = DashengConfig | families.Config
 Stages = dict[str, np.ndarray]
-# Network input of MN and DyMN, and so what a log-mel may be called wherever the front end is apart.
+# Network input of the CNNs, and so what a log-mel may be called wherever the front end is apart.
 LOG_MEL = "log_mel"
 
 
 def family(cfg: Config) -> str:
-  """One of "dasheng", "mn" and "dymn"."""
-  return type(cfg).__name__.removesuffix("Config").lower()
+  """`dasheng`, or a key of `mobile_jax.families.FAMILIES`."""
+  return "dasheng" if isinstance(cfg, DashengConfig) else families.family_of(cfg)
 
 
 def stage_names(cfg: Config) -> tuple[str, ...]:
@@ -50,8 +53,12 @@ def stage_names(cfg: Config) -> tuple[str, ...]:
   if isinstance(cfg, DashengConfig):
     blocks = tuple(f"block_{n}" for n in range(1, cfg.encoder.depth + 1))
     return (LOG_MEL, "init_bn", "patches", "tokens", *blocks, "output")
-  blocks = tuple(f"block_{block.number}" for block in cfg.blocks)
-  return (LOG_MEL, "stem", *blocks, "last", "features", "logits")
+  if isinstance(cfg, PaSSTConfig):
+    return (LOG_MEL, "patches", "tokens", "features", "logits")
+  blocks = tuple(f"block_{n}" for n in range(1, len(cfg.blocks) + 1))
+  before = ("stem", "second") if isinstance(cfg, CPMobileConfig) else ("stem",)
+  behind = ("last",) if isinstance(cfg, families.Tagger) else ()
+  return (LOG_MEL, *before, *blocks, *behind, "features", "logits")
 
 
 def stages(cfg: Config, variables: Mapping, wave: Float[np.ndarray, "b s"]) -> Stages:
@@ -169,14 +176,14 @@ def _classify(cfg: DashengConfig, variables: Mapping, wave: jax.Array) -> jax.Ar
   return classify(cfg, dict(variables), wave)
 
 
-# --- MN and DyMN ---
+# --- the models of mobile_jax ---
 
 
-def _mobile(cfg: MNConfig | DyMNConfig, variables: Mapping, log_mel: jax.Array) -> Stages:
+def _mobile(cfg: families.Config, variables: Mapping, log_mel: jax.Array) -> Stages:
   maps, features, logits = _infer(cfg, variables, log_mel)
   names = stage_names(cfg)[1:-2]
   found = {
-    name: rearrange(np.asarray(x), "b f t c -> b c f t")
+    name: rearrange(np.asarray(x), "b f t c -> b c f t") if x.ndim == 4 else np.asarray(x)
     for name, x in zip(names, maps, strict=True)
   }
   return {**found, "features": np.asarray(features), "logits": np.asarray(logits)}
@@ -184,7 +191,7 @@ def _mobile(cfg: MNConfig | DyMNConfig, variables: Mapping, log_mel: jax.Array) 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _infer(
-  cfg: MNConfig | DyMNConfig, variables: Mapping, log_mel: jax.Array
+  cfg: families.Config, variables: Mapping, log_mel: jax.Array
 ) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array]:
   out = infer(cfg, dict(variables), log_mel)
   return out.stages, out.features, out.logits

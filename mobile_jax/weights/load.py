@@ -112,8 +112,10 @@ def read_model(
       raise ConfigError("temperature is of DyMN's dynamic convolutions; MN has none")
     cfg = dataclasses.replace(cfg, temperature=temperature)
   if (path / folders.STATE).is_dir():
-    return _from_our_folder(path, cfg, content[OURS], classes, key)
-  return _from_state(state_of(content), cfg, str(path), classes, key)
+    cfg, variables = _from_our_folder(path, cfg, content[OURS], classes, key)
+  else:
+    cfg, variables = _from_state(state_of(content), cfg, str(path), classes, key)
+  return cfg, {"batch_stats": {}, **variables}  # transformers have none
 
 
 def network_of(cfg: Config, source: str) -> tuple[tuple[Rule, ...], Mapping]:

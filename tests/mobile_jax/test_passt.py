@@ -144,7 +144,8 @@ def test_weights_come_back_and_a_new_number_of_classes_keeps_the_norm(recorded, 
   write_model(tmp_path / "w.safetensors", TINY, variables)
   again, same = mobile_jax.read_model(tmp_path / "w.safetensors")
   assert again == TINY
-  jax.tree.map(np.testing.assert_array_equal, variables, same)
+  assert same["batch_stats"] == {}
+  jax.tree.map(np.testing.assert_array_equal, variables["params"], same["params"])
   fewer, fresh = mobile_jax.read_model(tmp_path / "w.safetensors", classes=3)
   assert fewer.classes == 3
   kept, head = variables["params"]["head"]["norm"], fresh["params"]["head"]

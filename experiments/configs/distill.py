@@ -158,6 +158,7 @@ EXPERIMENTS: dict[str, SupervisedConfig] = {
     augment=AugmentConfig(wave_mixup=0.0),
     distil=DistilConfig(label_weight=0.1, temperature=2.0),
     optim=adam(2e-3),
+    norm_momentum=0.1,
     schedule=EpochFactor(warmup=2, ramp_start=10, ramp_length=20, last=0.01),
     loop=EpochLoopConfig(epochs=30, batch_size=64, validate_every=10, save_every=10),
   ),

@@ -93,6 +93,7 @@ EXPERIMENTS: dict[str, SupervisedConfig] = {
       about="words and other sounds of a second",
       data=labelled_data(1.0, "single"),
       optim=adam(peak_lr),
+      norm_momentum=0.1,
       schedule=EpochFactor(warmup=1, ramp_start=2, ramp_length=6, last=0.01),
       loop=EpochLoopConfig(epochs=8, batch_size=64, validate_every=4, save_every=4),
     )

@@ -26,12 +26,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from dasheng_jax import config as dasheng
+from dasheng_jax.config import unknown_name
 from experiments.benchmarks.contender import Contender, Skipped
 from experiments.planning.chips import CHIPS
 from experiments.planning.formulas import clip_flops
 from experiments.training import cli
 from experiments.training.errors import UsageError
-from mobile_jax.families import named
+from mobile_jax.config import SIZES
 from pipelines.progress import Progress
 
 # What can be timed, of the CNNs and of Dasheng.
@@ -115,7 +116,8 @@ def _cases(cfg: Bench) -> list[dict]:
   large = [name for name in cfg.models if _of_dasheng({"model": name})]
   small = [name for name in cfg.models if name not in large]
   for name in small:
-    named(name)
+    if name not in SIZES:  # the workers time taggers
+      raise UsageError(unknown_name("model", name, SIZES))
   for name in large:
     dasheng.named(name)
   settings = {"seconds": cfg.seconds, "dtype": cfg.dtype, "optimiser": cfg.optimiser}

@@ -72,7 +72,7 @@ def main(cfg: EvaluateConfig) -> None:
   rivals = list(rival_features()) if cfg.rivals else []
   rows, records = [], []
   for task in tasks:
-    # The clips are decoded once, however many encoders there are.
+    # The clips are decoded once for each sample rate, however many encoders there are.
     held = task.in_memory() if len(encoders) + len(rivals) > 1 else task
     for name, features in encoders + rivals:
       vectors = features(held)

@@ -28,9 +28,11 @@ from experiments.tagging.stream import PcmFormat
 from experiments.training import cli
 from experiments.training.errors import UsageError
 from mobile_jax.scene_config import SCENES
+from mobile_jax.scene_config import SECONDS as SCENE_SECONDS
 from pipelines.progress import Progress
 
-WINDOW_SECONDS = 10.0  # that the published networks were trained on
+WINDOW_SECONDS = 10.0  # that the published taggers were trained on
+PUBLISHED_SCENES = "cp_mobile_dcase23"
 STREAM_HOP_SECONDS = 2.0
 MOST_SECONDS = 3600.0  # of a window, which is held and computed in one piece
 TAGS_IN_CLIP, TAGS_IN_WINDOW = 10, 3
@@ -82,7 +84,7 @@ def main(cfg: TagConfig) -> int:
   if cfg.picture and len(paths) > 1:
     raise UsageError(f"--picture draws one file, but {len(paths)} were named")
   plan = plan_of(cfg)
-  tagger, labels = _open(cfg, plan.window or WINDOW_SECONDS)
+  tagger, labels = _open(cfg, plan.window or default_window(cfg))
   quiet = outputs.STDOUT in (cfg.json, cfg.csv)
   # On a terminal the results themselves show how far it is.
   silent = len(paths) == 1 or (sys.stdout.isatty() and not quiet)
@@ -139,13 +141,22 @@ def check(cfg: TagConfig) -> None:
     )
 
 
+def default_window(cfg: TagConfig) -> float:
+  """Seconds that the networks were trained on."""
+  return SCENE_SECONDS if _published_scenes(cfg) else WINDOW_SECONDS
+
+
+def _published_scenes(cfg: TagConfig) -> bool:
+  return PUBLISHED_SCENES in (*cfg.model, *(Path(name).stem for name in cfg.weights))
+
+
 def plan_of(cfg: TagConfig) -> Plan:
   """How files are cut."""
   if cfg.whole:
     return Plan(window=None)
   if cfg.window is None and cfg.hop is None:
-    return Plan(WINDOW_SECONDS, WINDOW_SECONDS, "back", cfg.round)
-  window = cfg.window or WINDOW_SECONDS
+    return Plan(default_window(cfg), default_window(cfg), "back", cfg.round)
+  window = cfg.window or default_window(cfg)
   return Plan(window, cfg.hop or window / 4, "pad")
 
 
@@ -174,7 +185,7 @@ def record_of(cfg: TagConfig, file: Tagged, labels: tuple[Label, ...]) -> output
 
 def tag_standard_input(cfg: TagConfig) -> int:
   """Tags the stream until it ends."""
-  window, hop = cfg.window or WINDOW_SECONDS, cfg.hop or STREAM_HOP_SECONDS
+  window, hop = cfg.window or default_window(cfg), cfg.hop or STREAM_HOP_SECONDS
   tagger, labels = _open(cfg, window)
   size, step = (round(t * tagger.rate) for t in (window, hop))
   if size < tagger.min_samples:
@@ -205,9 +216,9 @@ def tag_standard_input(cfg: TagConfig) -> int:
 
 def _open(cfg: TagConfig, window: float) -> tuple[Tagger, tuple[Label, ...]]:
   tagger, weights = open_tagger(cfg.weights, cfg.model, window, cfg.batch)
-  if tagger.scenes and tagger.classes == len(SCENES) and not cfg.labels:
-    return tagger, tuple(Label(name) for name in SCENES)
   labels, note = find_labels(cfg.labels, weights, tagger.classes)
+  if note and _published_scenes(cfg):
+    labels, note = tuple(Label(name) for name in SCENES), None
   if note:
     _say(f"tag: {note}")
   return tagger, labels

@@ -145,6 +145,11 @@ class _Backbone:
     return 1
 
   @property
+  def least_frames(self) -> int:
+    """Of a log-mel: any number will do."""
+    return 1
+
+  @property
   def stem(self) -> int:
     """Channels of the first convolution."""
     return self.adjust(16)

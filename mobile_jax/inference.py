@@ -16,7 +16,8 @@ def tag(
 ) -> tuple[Float[Array, "b classes"], Float[Array, "b c"]]:
   """(logits, pooled features) of waves f32[b, s] in [-1, 1] at `cfg.mel.sample_rate` (32 kHz).
 
-  Any length of at least 514 samples (16 ms). Logits are of independent tags: take a sigmoid.
+  Any length of at least `least_samples(cfg)`, 514 (16 ms) for MN and DyMN. Their logits are of
+  independent tags: take a sigmoid. Those of scene models are of one class: take a softmax.
   Raises ConfigError for a wave of another rank or type, or too short.
   """
   outputs = infer(cfg, variables, log_mel(cfg, wave))
@@ -43,8 +44,14 @@ def check_wave(cfg: Config, wave: jax.Array) -> None:
     raise ConfigError(
       f"wave is {jnp.result_type(wave)}; expected floats in [-1, 1]: divide 16-bit samples by 32768"
     )
-  if shape[0] == 0 or shape[1] < cfg.mel.min_samples:
+  least = least_samples(cfg)
+  if shape[0] == 0 or shape[1] < least:
     raise ConfigError(
-      f"wave of shape {shape} is too short: at least one clip of {cfg.mel.min_samples} samples "
-      f"({1000 * cfg.mel.min_samples / cfg.mel.sample_rate:.0f} ms) is needed; pad with zeros"
+      f"wave of shape {shape} is too short: at least one clip of {least} samples "
+      f"({1000 * least / cfg.mel.sample_rate:.0f} ms) is needed; pad with zeros"
     )
+
+
+def least_samples(cfg: Config) -> int:
+  """Of the shortest wave that the front end and the network can take."""
+  return max(cfg.mel.min_samples, (cfg.least_frames - 1) * cfg.mel.hop_length + 1)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -116,18 +116,23 @@ def depthwise_taps(
 
 def average_pool(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b f2 t2 c"]:
   """The sum of 3 x 3 cells, zeros all around, by 9 wherever it stands."""
-  strides = both_strides(stride)
+  cells = functools.partial(average_pool_cells, stride=stride)
+  windows = functools.partial(average_pool_windows, stride=stride)
+  return jax.lax.platform_dependent(x, cpu=cells, default=windows)
 
-  def shifted(x: jax.Array) -> jax.Array:
-    return functools.reduce(jnp.add, [cell for _, _, cell in _shifted(x, 3, 1, strides, 1)])
 
-  def windows(x: jax.Array) -> jax.Array:
-    around = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return jax.lax.reduce_window(
-      x, np.zeros((), x.dtype), jax.lax.add, (1, 3, 3, 1), (1, *strides, 1), around
-    )
+def average_pool_cells(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b f2 t2 c"]:
+  """As nine shifted copies."""
+  cells = [cell for _, _, cell in _shifted(x, 3, 1, both_strides(stride), 1)]
+  return functools.reduce(jnp.add, cells) * (1 / 9)
 
-  return jax.lax.platform_dependent(x, cpu=shifted, default=windows) * (1 / 9)
+
+def average_pool_windows(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b f2 t2 c"]:
+  """As XLA's windows."""
+  around = ((0, 0), (1, 1), (1, 1), (0, 0))
+  window, strides = (1, 3, 3, 1), (1, *both_strides(stride), 1)
+  zero = np.zeros((), x.dtype)
+  return jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, around) * (1 / 9)
 
 
 def _shifted(
@@ -203,16 +208,24 @@ def dense(
   XLA runs grouped convolutions on a CPU slowly: there, one convolution for each group.
   """
   kernel = kernel.astype(x.dtype)
-  convolve = functools.partial(_convolve, stride=stride, padding=padding)
   if groups == 1:
-    return convolve(x, kernel)
-
-  def apart(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
-    return jnp.concatenate([convolve(one, its) for one, its in parts], axis=-1)
-
-  together = functools.partial(convolve, groups=groups)
+    return _convolve(x, kernel, stride, padding)
+  static: dict[str, Any] = {"stride": stride, "padding": padding, "groups": groups}
+  apart = functools.partial(dense_apart, **static)
+  together = functools.partial(_convolve, **static)
   return jax.lax.platform_dependent(x, kernel, cpu=apart, default=together)
+
+
+def dense_apart(
+  x: Float[Array, "b f t c"],
+  kernel: Float[Array, "k k g d"],
+  stride: int,
+  padding: int,
+  groups: int,
+) -> Float[Array, "b f2 t2 d"]:
+  """As one convolution for each group."""
+  parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
+  return jnp.concatenate([_convolve(one, its, stride, padding) for one, its in parts], axis=-1)
 
 
 def _convolve(
@@ -233,23 +246,30 @@ def _convolve(
 
 def max_pool(x: Float[Array, "b f t c"], size: tuple[int, int]) -> Float[Array, "b f2 t2 c"]:
   """The greatest of every `size` cells; what does not fill a window at the end is dropped."""
+  cells = functools.partial(max_pool_cells, size=size)
+  windows = functools.partial(max_pool_windows, size=size)
+  return jax.lax.platform_dependent(x, cpu=cells, default=windows)
 
-  def shifted(x: jax.Array) -> jax.Array:
-    f, t = (n // k for n, k in zip(x.shape[1:3], size, strict=True))
-    cells = [
-      x[:, i : f * size[0] : size[0], j : t * size[1] : size[1]]
-      for i in range(size[0])
-      for j in range(size[1])
-    ]
-    # Selection by comparison, first of equals, as PyTorch's gradient has it.
-    return functools.reduce(lambda best, one: jnp.where(one > best, one, best), cells)
 
-  def windows(x: jax.Array) -> jax.Array:
-    window = (1, *size, 1)
-    least = np.array(-np.inf, x.dtype)
-    return jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
+def max_pool_cells(x: Float[Array, "b f t c"], size: tuple[int, int]) -> Float[Array, "b f2 t2 c"]:
+  """By comparison of strided copies, first of equals, as PyTorch's gradient has it."""
+  f, t = (n // k for n, k in zip(x.shape[1:3], size, strict=True))
+  cells = [
+    x[:, i : f * size[0] : size[0], j : t * size[1] : size[1]]
+    for i in range(size[0])
+    for j in range(size[1])
+  ]
+  return functools.reduce(  # a NaN stays one
+    lambda best, one: jnp.where((one > best) | jnp.isnan(one), one, best), cells
+  )
 
-  return jax.lax.platform_dependent(x, cpu=shifted, default=windows)
+
+def max_pool_windows(
+  x: Float[Array, "b f t c"], size: tuple[int, int]
+) -> Float[Array, "b f2 t2 c"]:
+  """As XLA's windows."""
+  least, window = np.array(-np.inf, x.dtype), (1, *size, 1)
+  return jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
 
 
 def stem(

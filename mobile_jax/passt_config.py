@@ -63,6 +63,11 @@ class PaSSTConfig:
       )
 
   @property
+  def least_frames(self) -> int:
+    """Of a log-mel that fills one patch."""
+    return self.patch
+
+  @property
   def rows(self) -> int:
     """Of the patch map, and of the frequency table."""
     return (self.mel.mel_bins - self.patch) // self.stride + 1

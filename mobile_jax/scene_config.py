@@ -15,6 +15,7 @@ from mobile_jax.config import ComputeConfig, make_divisible
 from pipelines.kaldi_mel import KaldiMelConfig
 
 _PLAIN = ComputeConfig()
+SECONDS = 1.0  # of a clip that the scene models are trained on
 SCENES = (
   *("airport", "bus", "metro", "metro_station", "park"),
   *("public_square", "shopping_mall", "street_pedestrian", "street_traffic", "tram"),
@@ -55,6 +56,7 @@ class _Scene:
   """What the scene models share. They have no dropout."""
 
   dropout: ClassVar[float] = 0.0
+  least_frames: ClassVar[int] = 1
 
   def with_compute(self, **changes):
     """The same model computed in another way, e.g. `cfg.with_compute(dtype="bfloat16")`."""
@@ -168,6 +170,9 @@ class CPResNetConfig(_Scene):
   pools: tuple[int, ...] = (0, 1, 2, 4)
   mel: KaldiMelConfig = CP_RESNET_MEL
   compute: ComputeConfig = _PLAIN
+
+  # Fewer leave nothing behind the first convolution and its pool.
+  least_frames: ClassVar[int] = 5
 
   def __post_init__(self):
     _positive(self, "classes", "base_channels", "rho")

@@ -64,21 +64,36 @@ def is_dasheng(path: Path, model: str) -> bool:
   """Whether weights are of Dasheng rather than of MN or DyMN. UsageError for an unknown name."""
   import dasheng_jax
   import mobile_jax
-  from mobile_jax.weights.load import config_of
 
   dashengs = {"dasheng", *dasheng_jax.MODELS, *dasheng_jax.SIZES}
-  mobiles = {**mobile_jax.MODELS, **mobile_jax.SIZES}
+  mobiles = {**mobile_jax.MODELS, **mobile_jax.ALL_SIZES}
   if model:
     if model not in dashengs and model not in mobiles:
       raise UsageError(f"--model: {unknown_name('model', model, sorted({*dashengs, *mobiles}))}")
     return model in dashengs
-  if path.is_dir():
-    return True
+  return not _is_mobile(path)
+
+
+def _is_mobile(path: Path) -> bool:
+  """Whether a file or folder says by its record, or else by its name, that it is of mobile_jax."""
+  from dasheng_jax.weights.folder import is_weights_folder
+  from dasheng_jax.weights.record import read_record
+  from mobile_jax.families import FAMILIES
+  from mobile_jax.weights.load import config_of, open_content
+
+  if path.is_dir() and not is_weights_folder(path):
+    return False  # a run of Dasheng
   try:
     config_of(path, None)
   except WeightsError:
+    if not path.exists() or (path.is_file() and path.suffix not in (".pt", ".safetensors")):
+      return False
+  else:
     return True
-  return False
+  try:
+    return read_record(path, open_content(path)).get("family") in FAMILIES
+  except WeightsError:
+    return False  # whoever reads it says what is wrong
 
 
 def _mobile(
@@ -93,6 +108,7 @@ def _mobile(
   import mobile_jax
   from experiments.embedding.mobile import MobileEmbedder
   from mobile_jax.embeddings import POOLINGS
+  from mobile_jax.families import family_of
 
   _check_pooling(pooling, POOLINGS)
   cfg, variables = mobile_jax.read_model(path, name=model or None)
@@ -114,7 +130,7 @@ def _mobile(
     timestamps=windows,
     batch_seconds=batch_seconds,
   )
-  family = "dymn" if isinstance(cfg, mobile_jax.DyMNConfig) else "mn"
+  family = family_of(cfg)
   return _with_identity(made, family, cfg, variables, dtype)
 
 

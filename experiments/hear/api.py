@@ -21,6 +21,7 @@ from experiments.embedding.mobile import MobileEmbedder
 from experiments.hear import tensors
 from experiments.hear.table import HOP_MS, WINDOW_MS, Row
 from mobile_jax.embeddings import POOLINGS, Pooling
+from mobile_jax.families import family_of
 
 LoadModel = Callable[..., Any]
 # Of the windows of timestamps: what the front end takes, and an hour.
@@ -72,7 +73,7 @@ def mobile_loader(family: str) -> LoadModel:
     path = _weights(model_file_path)
     name = model or _variable("model") or None
     cfg, variables = mobile_jax.read_model(path, name=name, config=config)
-    found = "dymn" if isinstance(cfg, mobile_jax.DyMNConfig) else "mn"
+    found = family_of(cfg)
     if found != family:
       raise ConfigError(f"{path}: is a {found} model; load it with experiments.hear.{found}")
     chosen = tuple(features) or tuple(_variable("features").split()) or ("blocks", "mel")

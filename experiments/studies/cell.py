@@ -24,6 +24,7 @@ class Cell:
     result: JSON file that the command leaves when it has finished.
     row: of the table; "" for a command that only others need.
     points: what the result's content says.
+    needs: cells whose results it reads.
   """
 
   name: str
@@ -32,6 +33,7 @@ class Cell:
   result: Path
   row: str = ""
   points: Callable[[Any], Points] = lambda content: {}
+  needs: tuple[str, ...] = ()
 
   @property
   def command(self) -> tuple[str, ...]:

@@ -28,7 +28,13 @@ def distillation(cfg: StudyConfig) -> Study:
   _, kind = network_of(cfg.init)
 
   def training(
-    name: str, row: str, prog: str, seed: int, *flags: str, recipe: str = "words"
+    name: str,
+    row: str,
+    prog: str,
+    seed: int,
+    *flags: str,
+    recipe: str = "words",
+    needs: tuple[str, ...] = (),
   ) -> Cell:
     folder = out / name
     seeded = ("--loop.seed", str(seed), "--workdir", str(folder))
@@ -39,6 +45,7 @@ def distillation(cfg: StudyConfig) -> Study:
       folder / "report.json",
       row,
       scores_of_run(seed),
+      needs,
     )
 
   teacher = training("teacher", TEACHER, "finetune", 0, "--init", cfg.init, recipe=f"words{kind}")
@@ -50,13 +57,21 @@ def distillation(cfg: StudyConfig) -> Study:
     "write_logits",
     (str(weights), *source, *fold, "--data.crop_seconds", "1", "--out", str(logits)),
     logits / RECORD,
+    needs=(teacher.name,),
   )
   students = [
     cell
     for seed in cfg.seeds
     for cell in (
       training(f"labels_{seed}", LABELS, "distill", seed, "--distil.label_weight", "0"),
-      training(f"distilled_{seed}", DISTILLED, "distill", seed, "--teacher", str(logits)),
+      training(
+        f"distilled_{seed}",
+        DISTILLED,
+        "distill",
+        seed,
+        *("--teacher", str(logits)),
+        needs=(teacher.name, heard.name),
+      ),
     )
   ]
   return Study(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from experiments.studies.cell import Cell, accuracy_by_group, scores_of_run
 from experiments.studies.config import StudyConfig
@@ -23,8 +25,13 @@ def fine_tuning(cfg: StudyConfig) -> Study:
   """Every fold is left out once: by fine-tuning, by probes on the frozen network, from scratch."""
   out = Path(cfg.out)
   model, kind = network_of(cfg.init)
-  if not isinstance(model, MNConfig | DyMNConfig):
-    raise UsageError(f"--init {cfg.init}: this study is of MN and DyMN")
+  if not isinstance(model, MNConfig | DyMNConfig) or not _is_plain(model):
+    raise UsageError(
+      f"--init {cfg.init}: this study also trains the same network from random weights, and knows "
+      "plain MN and DyMN of any width alone"
+    )
+  if cfg.fold or cfg.seeds != StudyConfig().seeds:
+    raise UsageError("--fold and --seeds: this study leaves out every fold in turn, with one seed")
   width = ("--model.width", f"{model.width:g}")
   folds = ("--data.source", cfg.data, "--data.cache", "memory", "--fold", "all")
   programs = ("--compile_cache", str(out / "programs"))
@@ -55,3 +62,12 @@ def fine_tuning(cfg: StudyConfig) -> Study:
     columns=("accuracy", "log_loss"),
     title="accuracy on the fold that was left out",
   )
+
+
+def _is_plain(model: MNConfig | DyMNConfig) -> bool:
+  """Whether the width alone tells it from its family's default."""
+  plain: Any = type(model)(width=model.width)
+  alike = {name: getattr(plain, name) for name in ("classes", "dropout", "compute")}
+  if isinstance(model, DyMNConfig):
+    alike["temperature"] = plain.temperature
+  return dataclasses.replace(model, **alike) == plain

@@ -14,6 +14,7 @@ from experiments.training.errors import UsageError
 from experiments.training.keys import stream_key
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.dynamic import temperature_at
+from mobile_jax.families import size_of
 from mobile_jax.network import Config
 from mobile_jax.weights.load import read_model
 from pipelines import DataConfig
@@ -41,13 +42,11 @@ def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Confi
   start = None
   if cfg.init:
     found, _ = read_model(cfg.init, classes=classes, key=jax.random.key(0))
-    if isinstance(found, DyMNConfig) != isinstance(cfg.model, DyMNConfig):
-      kinds = ["an MN", "a DyMN"]
-      if isinstance(found, DyMNConfig):
-        kinds.reverse()
+    if type(found) is not type(cfg.model):
+      kinds = [size_of(one).split(" of ")[0] for one in (found, cfg.model)]
       raise UsageError(
-        f"--init {cfg.init}: is {kinds[0]}, and this recipe is one for {kinds[1]}; those for DyMN "
-        "end in _dymn"
+        f"--init {cfg.init}: is of the family {kinds[0]}, and this recipe is one for {kinds[1]}; "
+        "those for DyMN end in _dymn"
       )
     mel = {name: getattr(cfg.model.mel, name) for name in _TRAINING_MEL}
     how = {"dtype": cfg.model.compute.dtype, "kernels": cfg.model.compute.kernels}

@@ -22,6 +22,7 @@ from dasheng_jax.errors import ConfigError
 from experiments.configs.supervised import NO_SOURCE, SupervisedConfig
 from experiments.evaluation.scores import Scores, class_scores, tag_scores
 from experiments.supervised.network import Start, check_rate, network_of
+from experiments.supervised.recipe import DistilConfig
 from experiments.supervised.report import folds_table, report_run
 from experiments.supervised.task import Recipe, supervised_task
 from experiments.training import config_io, entry
@@ -157,6 +158,8 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
 
   trainset, test = part("train"), part("test")
   held_out = part("validation") if "validation" in labelled.parts else test
+  if labelled.objective == "tags" and cfg.distil.mean_over != DistilConfig.mean_over:
+    raise UsageError("--distil.mean_over: is of clips with one class; this set has tags")
   classes = len(labelled.classes)
   model, start = network_of(cfg, classes, devices)
   check_rate(cfg.data, model)

@@ -23,6 +23,7 @@ from mobile_jax.config import DyMNConfig
 from mobile_jax.dynamic import temperature_at
 from mobile_jax.losses import class_loss, distilled, soft_class_loss, soft_tag_loss, tag_loss
 from mobile_jax.network import Config, infer, init_variables, train_outputs
+from mobile_jax.passt_config import PaSSTConfig
 from pipelines.kaldi_mel import log_mel_32k, perturbed_log_mel
 from pipelines.mixing import draw_mixing, draw_wave_mixing, mix, mix_waves
 from pipelines.mixstyle import draw_mixstyle, mixstyle
@@ -172,7 +173,7 @@ def _train_loss(
     model,
     variables,
     inputs.log_mel,
-    for_dropout if model.dropout else None,
+    for_dropout if model.dropout or isinstance(model, PaSSTConfig) else None,
     momentum=recipe.norm_momentum,
     **_temperature(model, batch),
   )

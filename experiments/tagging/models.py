@@ -19,7 +19,7 @@ from dasheng_jax.errors import WeightsError
 from experiments.embedding.mobile import with_reflected_end
 from experiments.training.errors import UsageError
 from mobile_jax.families import Scene
-from mobile_jax.inference import log_mel
+from mobile_jax.inference import least_samples, log_mel
 from mobile_jax.network import Config, infer
 from mobile_jax.weights.load import config_of
 from pipelines.decode import AUDIO_SUFFIXES
@@ -99,7 +99,7 @@ class Tagger:
   @property
   def min_samples(self) -> int:
     """The shortest clip that every front end takes."""
-    return max(member.cfg.mel.min_samples for member in self.members)
+    return max(least_samples(member.cfg) for member in self.members)
 
   def probabilities(self, waves: Float32[np.ndarray, "n s"]) -> Float32[np.ndarray, "n classes"]:
     """Of n clips of one length in [-1, 1] at `rate`; n is at least 1.

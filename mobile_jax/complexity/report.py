@@ -19,8 +19,9 @@ from mobile_jax.complexity.trace import trace
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.families import Config, Tagger
 from mobile_jax.network import infer, shapes, train_outputs
+from mobile_jax.scene_config import SECONDS as SCENE_SECONDS
 
-SECONDS, SCENE_SECONDS = 10.0, 1.0
+SECONDS = 10.0
 # Clips traced at once. More than one or two, for which dynamic kernels are mixed by sums that would
 # not be seen as the matrix product they are.
 CLIPS = 4

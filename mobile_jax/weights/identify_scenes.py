@@ -67,9 +67,21 @@ def _mobile(tensors: Mapping[str, Tensor], source: str) -> CPMobileConfig | None
     for b, s in found
   ]
   base = rows("in_c.1.0.weight")
+  usual = CPMobileConfig()
+  # Of blocks that are there: strides leave no trace.
+  halved, frequency = (
+    tuple(n for n in numbers if n <= len(found))
+    for numbers in (usual.halved, usual.halved_frequency)
+  )
   for multiplier, expansion in itertools.product(_MULTIPLIERS, _EXPANSIONS):
-    cfg = CPMobileConfig(
-      base_channels=base, multiplier=multiplier, expansion=expansion, blocks_per_stage=counts
+    cfg = dataclasses.replace(
+      usual,
+      base_channels=base,
+      multiplier=multiplier,
+      expansion=expansion,
+      blocks_per_stage=counts,
+      halved=halved,
+      halved_frequency=frequency,
     )
     if cfg.base == base and [(block.expanded, block.out) for block in cfg.blocks] == widths:
       return cfg

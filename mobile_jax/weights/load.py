@@ -66,15 +66,16 @@ def load_model(
   """(tag, variables) from a published file, or from any state dict of the released code.
 
   `tag(variables, wave)` maps f32[b, s] at 32 kHz to (logits f32[b, classes], features f32[b, c])
-  for any length; it is a pure function, so `jax.jit(tag)` and `jax.vmap` apply.
+  for any length from `inference.least_samples` on; it is a pure function, so `jax.jit(tag)` and
+  `jax.vmap` apply.
 
   Args:
     path: `.pt` or `.safetensors`, or a folder of converted weights, or a name of `MODELS`, whose
       file is taken from the cache folder or downloaded (see `dasheng_jax.weights.hub`).
-    name: a name of `MODELS` or `SIZES`, which implies the configuration. Default: by file name.
+    name: a name of `MODELS` or `ALL_SIZES`, which implies the configuration. Default: by file name.
     config: the configuration itself, in place of a name.
-    classes: default: the file's. Another number gives a fresh last layer (mlp) or head (others)
-      for fine-tuning, drawn with `key`.
+    classes: default: the file's. Another number gives fresh layers that depend on it, for
+      fine-tuning, drawn with `key`: the last one (mlp head, PaSST) or the head (others).
     temperature: of DyMN's dynamic convolutions; default: the name's (1 for AudioSet weights).
     dtype: "bfloat16" runs matrix products in that type.
     kernels: "xla" leaves the C++ kernels of a CPU out, which `jax.export` cannot store.

@@ -46,7 +46,7 @@ class LabelledSet:
     return len(self.ids)
 
   def in_memory(self) -> LabelledSet:
-    """The same set, which keeps each wave once it is loaded: 64 kB for a second of audio."""
+    """The same set, which keeps each wave once it is loaded: 64 kB for a second at 16 kHz."""
     return dataclasses.replace(self, load=functools.cache(self.load))
 
 

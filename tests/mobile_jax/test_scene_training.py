@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from experiments.supervised.recipe import NO_AUGMENT, TemperatureConfig
+from experiments.supervised.task import Recipe, supervised_task
 from experiments.training.epoch_factor import EpochFactor
+from experiments.training.epochs import Epochs
 from mobile_jax.losses import class_loss, distilled, soft_class_loss
-from mobile_jax.scene_config import CP_MOBILE_MEL, CP_RESNET_MEL
-from pipelines.kaldi_mel import KaldiMelConfig, eval_filterbank, log_mel_32k
+from mobile_jax.passt_config import PaSSTConfig
+from mobile_jax.scene_config import CP_MOBILE_MEL, CP_RESNET_MEL, CPMobileConfig
+from pipelines.kaldi_mel import KaldiMelConfig, eval_filterbank, log_mel_32k, log_mel_of_draws
 from pipelines.mixstyle import mixstyle
+from tests.mobile_jax.fixtures import quick
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +56,18 @@ def test_silence_and_a_short_clip(scenes):
   np.testing.assert_allclose(got, recorded["mel/student_short"], atol=5e-5)
 
 
-def test_a_masked_row_is_zero_in_the_logarithm(scenes):
-  """0.9 behind the normalisation, and every other row as it is."""
+def test_the_recorded_mask(scenes):
+  """Zero in the logarithm, so 0.9 behind the normalisation; all other rows as they are."""
   recorded = load_file(scenes / "mel_frontends.safetensors")
   rows = recorded["freqmask_rows"]
-  want = np.array(recorded["mel/student"])
-  want[rows] = 0.9
-  np.testing.assert_allclose(recorded["mel/student_freqmask"], want, atol=1e-5)
+  # Uniforms that hide just these rows: 43 of 256, from 174 on.
+  width, start = (len(rows) + 0.5) / 48, (rows[0] + 0.5) / (256 - len(rows) - 0.5)
+  uniforms = jnp.array([[width], [start], [0.0], [0.0]], jnp.float32)
+  band = (jnp.float32(CP_MOBILE_MEL.fmin), jnp.float32(CP_MOBILE_MEL.high_hz))
+  wave = jnp.asarray(recorded["wave"])
+  got = log_mel_of_draws(wave, CP_MOBILE_MEL, *band, uniforms)[0]
+  np.testing.assert_allclose(got, recorded["mel/student_freqmask"], atol=5e-5)
+  np.testing.assert_allclose(got[rows], 0.9, rtol=1e-6)
 
 
 def test_banks(scenes):
@@ -122,3 +132,38 @@ def test_rates_by_epoch(program, scenes):
   )
   got = [factor(epoch) for epoch in range(len(told["factor_per_epoch"]))]
   np.testing.assert_allclose(got, told["factor_per_epoch"], rtol=1e-9)
+
+
+NETWORKS = {
+  "cp_mobile": CPMobileConfig(classes=3, base_channels=8, multiplier=1.5),
+  "passt": PaSSTConfig(classes=3, width=16, depth=1, heads=1, patchout_frequency=4),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_training_step_of_the_trainer(name):
+  """A loss, its gradient and new statistics; patchout is drawn from the step's key."""
+  cfg = NETWORKS[name].with_compute(kernels="xla")
+  epochs = Epochs(2, 4, 4)
+  recipe = Recipe("classes", NO_AUGMENT, None, TemperatureConfig(), epochs)
+  task = supervised_task(cfg, recipe)
+  state = quick(task.init)(jax.random.key(0))
+  state = jax.tree.map(lambda x: x, {"params": state["params"], "rest": state["model_state"]})
+  wave = 0.1 * jax.random.normal(jax.random.key(1), (4, 16_000))
+  batch = {"wave": wave, "labels": jnp.array([0, 1, 2, 1])}
+
+  def step(params, rest, key):
+    return task.loss(params, rest, batch, key, True)
+
+  both = quick(jax.value_and_grad(step, has_aux=True))
+  (loss, (rest, _)), gradient = both(state["params"], state["rest"], jax.random.key(0))
+  (other, _), _ = both(state["params"], state["rest"], jax.random.key(1))
+  assert np.isfinite(loss)
+  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 0
+  if name == "passt":
+    assert loss != other
+    assert rest == {"batch_stats": {}}
+  else:
+    assert loss == other
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), rest, state["rest"])
+    assert any(jax.tree.leaves(moved))

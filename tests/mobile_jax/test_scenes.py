@@ -14,8 +14,10 @@ from safetensors.numpy import load_file, save_file
 import mobile_jax
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights.table import from_torch, to_torch
+from mobile_jax import ops
 from mobile_jax.complexity import measure
 from mobile_jax.cp_mobile import ResponseNorm
+from mobile_jax.inference import least_samples, log_mel
 from mobile_jax.network import infer, init_variables, shapes, train_outputs
 from mobile_jax.ops import average_pool, depthwise, depthwise_convolution, max_pool
 from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
@@ -257,7 +259,30 @@ def test_a_silent_channel_has_a_gradient():
   np.testing.assert_allclose(y[0, 0, 0], [3.0, 0.0], atol=1e-5)  # 4 / (mean of 4 and 0) + 1
 
 
-def test_both_forms_of_the_pools_agree():
+def gradient_too(form, x, *rest):
+  """The result, and the gradient of a sum that weighs every cell differently."""
+  y, backwards = jax.vjp(lambda x: form(x, *rest), x)
+  weights = jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape)
+  return y, backwards(weights)[0]
+
+
+def test_the_forms_of_accelerators_agree_with_those_of_a_cpu():
+  x = jax.random.normal(jax.random.key(0), (2, 7, 5, 4))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 6))
+  pairs = [
+    *[(ops.max_pool_cells, ops.max_pool_windows, (size,)) for size in ((2, 1), (2, 2))],
+    *[(ops.average_pool_cells, ops.average_pool_windows, (s,)) for s in ((2, 2), (2, 1), 1)],
+    (ops.dense_apart, ops._convolve, (kernel, 2, 1, 2)),
+  ]
+  for ours, theirs, rest in pairs:
+    got, want = gradient_too(ours, x, *rest), gradient_too(theirs, x, *rest)
+    for a, b in zip(got, want, strict=True):
+      np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(b).max()))
+  bad = x.at[0, 1, 0, 0].set(jnp.nan)
+  assert np.isnan(max_pool(bad, (2, 1))[0, 0, 0, 0])
+
+
+def test_pools_and_strides_of_both_axes():
   x = jax.random.normal(jax.random.key(0), (2, 7, 5, 3))
   want = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 1, 1), (1, 2, 1, 1), "VALID")
   np.testing.assert_array_equal(max_pool(x, (2, 1)), want)
@@ -274,7 +299,7 @@ def test_both_forms_of_the_pools_agree():
     (lambda: CPMobileConfig(base_channels=0), "base_channels is 0"),
     (lambda: CPMobileConfig(halved=(9,)), "halved is"),
     (lambda: CPMobileConfig(blocks_per_stage=(0, 1, 1)), "at least 1 to each"),
-    (lambda: CPResNetConfig(base_channels=9), "maps 9 to -0|channels"),
+    (lambda: CPResNetConfig(base_channels=9), "maps 9 to 18 channels in 2 groups"),
     (lambda: CPResNetConfig(base_channels=15), "in 2 groups"),
     (lambda: CPResNetConfig(blocks_per_stage=(3, 1, 1)), "give 1 or 2"),
     (lambda: mobile_jax.named("cp_mobile_33"), "did you mean cp_mobile_32"),
@@ -283,3 +308,19 @@ def test_both_forms_of_the_pools_agree():
 def test_what_makes_no_network(make, message):
   with pytest.raises(ConfigError, match=message):
     make()
+
+
+@pytest.mark.parametrize("name", ["cp_resnet_32", "passt_scenes", "cp_mobile_32"])
+def test_the_shortest_clip(name):
+  """One sample less is refused; the shortest leaves a map to take the mean of."""
+  cfg = mobile_jax.named(name)
+  least = least_samples(cfg)
+  variables = shapes(cfg)
+
+  def maps(samples):
+    wave = jax.ShapeDtypeStruct((1, samples), jnp.float32)
+    return jax.eval_shape(lambda v, w: infer(cfg, v, log_mel(cfg, w)).stages, variables, wave)
+
+  assert all(stage.size for stage in maps(least))
+  with pytest.raises(ConfigError, match="too short"):
+    maps(least - 1)

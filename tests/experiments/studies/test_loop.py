@@ -22,6 +22,13 @@ with open(os.path.join(out, "log"), "a") as file:
   print(name, file=file)
 if behaviour == "fail":
   sys.exit(3)
+if behaviour == "slow":
+  open(os.path.join(out, "waiting"), "w").close()
+  time.sleep(60)
+if behaviour == "ends":  # well, although it is asked to stop
+  signal.signal(signal.SIGTERM, lambda *_: None)
+  open(os.path.join(out, "waiting"), "w").close()
+  time.sleep(1)
 if behaviour == "wait":
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   open(os.path.join(out, "waiting"), "w").close()
@@ -40,8 +47,9 @@ class Scripted(Cell):
     return ("-c", SCRIPT, *self.flags)
 
 
-def cell(out, name, behaviour="good"):
-  return Scripted(name, "finetune", (name, str(out), behaviour), out / f"{name}.json", "row")
+def cell(out, name, behaviour="good", needs=()):
+  flags, result = (name, str(out), behaviour), out / f"{name}.json"
+  return Scripted(name, "finetune", flags, result, "row", needs=needs)
 
 
 def log(out):
@@ -89,16 +97,44 @@ def test_a_damaged_record_is_named(tmp_path):
     run_cells([cell(tmp_path, "a")], tmp_path)
 
 
-def test_a_stop_reaches_the_cell_and_ends_the_study_with_its_code(tmp_path):
+def test_what_reads_a_result_is_run_again_with_it(tmp_path):
+  cells = [cell(tmp_path, "a"), cell(tmp_path, "b"), cell(tmp_path, "c", needs=("a",))]
+  cells.append(cell(tmp_path, "d", needs=("c",)))
+  run_cells(cells, tmp_path)
+  (tmp_path / "a.json").unlink()
+  run_cells(cells, tmp_path)
+  assert log(tmp_path) == ["a", "b", "c", "d", "a", "c", "d"]
+
+
+def test_every_attempt_counts_in_the_time(tmp_path):
+  with pytest.raises(RunError):
+    run_cells([cell(tmp_path, "a", "fail")], tmp_path)
+  first = json.loads((tmp_path / loop.RECORD).read_text())["a"]["seconds"]
+  both = run_cells([cell(tmp_path, "a")], tmp_path)["a"]
+  assert both > first > 0
+  assert run_cells([cell(tmp_path, "a")], tmp_path)["a"] == both
+
+
+@pytest.mark.parametrize(
+  ("behaviour", "said", "finished"),
+  [("wait", "stopped in b", False), ("slow", "stopped in b", False), ("ends", "behind b", True)],
+)
+def test_a_stop_reaches_the_cell_and_ends_the_study_with_its_code(
+  tmp_path, behaviour, said, finished
+):
+  """Whether the cell saves, dies of the signal, or was about to end anyway: no other one begins."""
   code = (
     "import pathlib, sys\n"
     "from tests.experiments.studies.test_loop import cell\n"
     "from experiments.studies.loop import run_cells\n"
     "out = pathlib.Path(sys.argv[1])\n"
-    "run_cells([cell(out, 'a'), cell(out, 'b', 'wait'), cell(out, 'c')], out)\n"
+    "run_cells([cell(out, 'a'), cell(out, 'b', sys.argv[2]), cell(out, 'c')], out)\n"
   )
   process = subprocess.Popen(
-    [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE, text=True, env=os.environ
+    [sys.executable, "-c", code, str(tmp_path), behaviour],
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ,
   )
   until = time.monotonic() + 60
   while not (tmp_path / "waiting").exists() and time.monotonic() < until:
@@ -106,5 +142,7 @@ def test_a_stop_reaches_the_cell_and_ends_the_study_with_its_code(tmp_path):
   process.send_signal(signal.SIGTERM)
   _, error = process.communicate(timeout=30)
   assert process.returncode == 128 + signal.SIGTERM
-  assert "goes on there" in error
-  assert list(json.loads((tmp_path / loop.RECORD).read_text())) == ["a"]
+  assert said in error
+  assert log(tmp_path) == ["a", "b"]
+  record = json.loads((tmp_path / loop.RECORD).read_text())
+  assert {name: row["finished"] for name, row in record.items()} == {"a": True, "b": finished}

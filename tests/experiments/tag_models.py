@@ -1,12 +1,10 @@
 """What the tests of tagging share: members that only measure, and recordings."""
 
-import types
-
 import numpy as np
 import soundfile
 
 from experiments.tagging.models import Tagger
-from pipelines.kaldi_mel import KALDI_MEL
+from mobile_jax.config import MNConfig
 
 RATE = 32_000
 CLASSES = 5
@@ -19,7 +17,7 @@ class Measure:
   """
 
   def __init__(self, offset: float = 0.0):
-    self.cfg = types.SimpleNamespace(mel=KALDI_MEL, classes=CLASSES)
+    self.cfg = MNConfig(classes=CLASSES)
     self.offset, self.shapes = offset, []
 
   def logits(self, waves):

@@ -81,6 +81,7 @@ def test_inference_on_a_second(recorded):
   check_inference(recorded, "1s")
 
 
+@pytest.mark.slow
 def test_inference_on_ten_seconds(everything):
   check_inference(everything, "10s")
 
@@ -90,6 +91,7 @@ def test_recorded_patchout(case, recorded):
   check_patchout(recorded, case, "1s")
 
 
+@pytest.mark.slow
 def test_recorded_patchout_of_ten_seconds(everything):
   check_patchout(everything, "po10s_t40_f4", "10s")
 
@@ -132,6 +134,7 @@ def test_counts(name, parameters, macs):
   assert found.macs == pytest.approx(macs, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_macs_of_ten_seconds():
   assert measure(PASST_SIZES["passt_scenes"], frames=1000).macs == pytest.approx(127.4e9, rel=1e-3)
 

@@ -84,11 +84,13 @@ def test_recorded_networks(name, kernels):
   check_network(RECORDED[name].with_compute(kernels=kernels), arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_the_other_recorded_networks(name, scenes):
   check_network(FULL[name], load_file(scenes / f"{name}.safetensors"))
 
 
+@pytest.mark.slow
 def test_activations_of_the_default_cp_resnet(scenes):
   arrays = load_file(scenes / "cpresnet_rand_0.safetensors")
   cfg = CPResNetConfig()
@@ -166,13 +168,19 @@ TABLED = {
 }
 
 
-@pytest.mark.parametrize("name", SCENE_SIZES)
+QUICK = ("cp_mobile_32", "cp_mobile_264", "cp_resnet_32")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENE_SIZES],
+)
 def test_counts(name):
   found = measure(mobile_jax.named(name))
   assert (found.parameters, found.macs) == TABLED[name]
 
 
-@pytest.mark.parametrize(("frames", "millions"), [(63, 28.89), (65, 31.68), (66, 31.68)])
+@pytest.mark.parametrize(("frames", "millions"), [(65, 31.68)])
 def test_counts_of_other_lengths(frames, millions):
   assert round(measure(SCENE_SIZES["cp_mobile_32"], frames=frames).macs / 1e6, 2) == millions
 

@@ -33,8 +33,24 @@ def drawn(cfg):
   return jax.tree.map(value, shapes(cfg))
 
 
-@pytest.mark.parametrize("to", ["huggingface", "safetensors", "orbax"])
-@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize(
+  ("family", "to"),
+  [
+    ("cp_mobile", "huggingface"),
+    ("passt", "safetensors"),
+    *[
+      pytest.param(family, to, marks=pytest.mark.slow)
+      for family, to in (
+        ("cp_mobile", "safetensors"),
+        ("cp_mobile", "orbax"),
+        ("cp_resnet", "huggingface"),
+        ("cp_resnet", "safetensors"),
+        ("passt", "huggingface"),
+        ("passt", "orbax"),
+      )
+    ],
+  ],
+)
 def test_there_and_back(family, to, tmp_path):
   cfg = NETWORKS[family]
   variables = drawn(cfg)

@@ -55,7 +55,8 @@ class TagConfig:
   k: int | None = None  # tags to show; none is 10, and 3 in each line of windows and streams
   whole: bool = False  # one pass over each file, however long, as released
   over_windows: Literal["mean", "max"] = "mean"  # how the 10 s windows of a long file are joined
-  window: float | None = None  # seconds: tags over time; none is off, or 10 with --hop
+  # seconds: tags over time; none is off, or with --hop what the network was trained on (10 or 1)
+  window: float | None = None
   hop: float | None = None  # seconds between windows; none is a quarter of --window
   json: str = ""  # also write JSON here; - or *.jsonl: a line for each file, as it is done
   csv: str = ""  # also write CSV here, a row for each tag; - is standard output

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from dasheng_jax.errors import ConfigError
 from pipelines.kaldi_mel import KALDI_MEL, KaldiMelConfig
@@ -115,7 +115,9 @@ class ComputeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Backbone:
-  """What MN and DyMN share."""
+  """What MN and DyMN share. Published ones tell tags; the weights say nothing of it."""
+
+  objective: ClassVar[str] = "tags"
 
   classes: int = 527
   width: float = 1.0

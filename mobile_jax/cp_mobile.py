@@ -8,6 +8,8 @@ Reference text of the scene models, section 2.
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,12 +55,11 @@ class CPBlock(nn.Module):
 
   def setup(self):
     """The three convolutions under their own names, and "response"."""
-    shape, rest = self.shape, (self.kernels, EPS, MOMENTUM)
-    self.expand = ConvNorm("pointwise", shape.channels, shape.expanded, 1, 1, 1, *rest)
-    self.depthwise = ConvNorm(
-      "depthwise", shape.expanded, shape.expanded, 3, shape.stride, 1, *rest
-    )
-    self.project = ConvNorm("pointwise", shape.expanded, shape.out, 1, 1, 1, *rest)
+    shape, inside = self.shape, self.shape.expanded
+    conv = functools.partial(ConvNorm, kernels=self.kernels, eps=EPS, momentum=MOMENTUM)
+    self.expand = conv("pointwise", shape.channels, inside)
+    self.depthwise = conv("depthwise", inside, inside, 3, shape.stride)
+    self.project = conv("pointwise", inside, shape.out)
     self.response = ResponseNorm()
 
   def __call__(self, x: Float[Array, "b f t c"], train: bool = False) -> Float[Array, "b f2 t2 d"]:
@@ -93,7 +94,9 @@ class CPMobile(nn.Module):
   def setup(self):
     """stem, second, block_1 to block_6, head: the names that weight tables know."""
     cfg, kernels = self.cfg, self.cfg.compute.kernels
-    self.stem = ConvNorm("stem", 1, cfg.base // 4, 3, 2, 1, kernels, EPS, MOMENTUM)
+    self.stem = ConvNorm(
+      "stem", 1, cfg.base // 4, 3, 2, kernels=kernels, eps=EPS, momentum=MOMENTUM
+    )
     self.second = DenseNorm(cfg.base // 4, cfg.base, 3, 2, 1)
     self.block = [CPBlock(block, kernels, name=f"block_{block.number}") for block in cfg.blocks]
     self.head = ConvHead(cfg.features, cfg.classes)

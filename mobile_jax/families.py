@@ -8,8 +8,8 @@ from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 from mobile_jax.passt_config import PASST_SIZES, PaSSTConfig
 from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
 
-Tagger = MNConfig | DyMNConfig  # of tags, several for a clip
-Scene = CPMobileConfig | CPResNetConfig | PaSSTConfig  # of scenes, one for a clip
+Tagger = MNConfig | DyMNConfig
+Scene = CPMobileConfig | CPResNetConfig | PaSSTConfig  # PaSST tells tags as well
 Config = Tagger | Scene
 # Each family's own configuration, as records of weights name them.
 FAMILIES: dict[str, Config] = {

@@ -16,8 +16,8 @@ def tag(
 ) -> tuple[Float[Array, "b classes"], Float[Array, "b c"]]:
   """(logits, pooled features) of waves f32[b, s] in [-1, 1] at `cfg.mel.sample_rate` (32 kHz).
 
-  Any length of at least `least_samples(cfg)`, 514 (16 ms) for MN and DyMN. Their logits are of
-  independent tags: take a sigmoid. Those of scene models are of one class: take a softmax.
+  Any length of at least `least_samples(cfg)`, 514 (16 ms) for MN and DyMN. Where
+  `cfg.objective` is "tags", logits are of independent tags: take a sigmoid; else take a softmax.
   Raises ConfigError for a wave of another rank or type, or too short.
   """
   outputs = infer(cfg, variables, log_mel(cfg, wave))

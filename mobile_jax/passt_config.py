@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dasheng_jax.config import ComputeConfig
 from dasheng_jax.errors import ConfigError
@@ -24,6 +24,7 @@ class PaSSTConfig:
     width, depth, heads, mlp_ratio: of the blocks.
     patch, stride: side of a patch, and cells from one to the next, in bands and frames.
     columns: of the time table; more of the input is cut off.
+    objective: whether a clip has one class or tags, which no weight tells.
     patchout_time, patchout_frequency: columns and rows of the patch map that a training step leaves
       out (s_patchout_t and s_patchout_f of the released code).
     patchout_tokens: patches that it leaves out besides (u_patchout).
@@ -40,6 +41,7 @@ class PaSSTConfig:
   patchout_time: int = 0
   patchout_frequency: int = 6
   patchout_tokens: int = 0
+  objective: Literal["classes", "tags"] = "classes"
   mel: KaldiMelConfig = SCENE_MEL
   compute: ComputeConfig = _PLAIN
 
@@ -53,6 +55,8 @@ class PaSSTConfig:
       raise ConfigError(f"width {self.width} is not divisible by {self.heads} heads")
     if self.mel.mel_bins < self.patch:
       raise ConfigError(f"mel.mel_bins is {self.mel.mel_bins}; a patch needs {self.patch}")
+    if self.objective not in ("classes", "tags"):
+      raise ConfigError(f"objective is {self.objective!r}; choose from classes, tags")
     for name in ("patchout_time", "patchout_frequency", "patchout_tokens"):
       if getattr(self, name) < 0:
         raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 (off) or more")
@@ -84,5 +88,7 @@ class PaSSTConfig:
 
 PASST_SIZES: dict[str, PaSSTConfig] = {
   "passt_scenes": PaSSTConfig(),
-  "passt_as": PaSSTConfig(classes=527, patchout_time=40, patchout_frequency=4, mel=AUDIOSET_MEL),
+  "passt_as": PaSSTConfig(
+    classes=527, patchout_time=40, patchout_frequency=4, objective="tags", mel=AUDIOSET_MEL
+  ),
 }

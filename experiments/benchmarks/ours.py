@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.serve import serve
+from experiments.benchmarks.stepping import stepping
 from experiments.configs.finetune import adam
 from experiments.supervised.recipe import NO_AUGMENT, TemperatureConfig
 from experiments.supervised.task import Recipe, supervised_task
@@ -88,14 +89,7 @@ def training_step(
   step = compile_train_step(task, optimiser, mesh, 0)
   labels = (rng.random(size=(rows, cfg.classes)) < 0.01).astype(np.float32)
   batch = jax.device_put({"wave": wave, "labels": labels}, batch_sharding(mesh))
-
-  def run() -> None:
-    nonlocal state
-    with jax.set_mesh(mesh):
-      state, metrics = step(state, batch)
-    jax.block_until_ready((state, metrics))
-
-  return run
+  return stepping(step, state, batch, mesh)
 
 
 def gradients(

@@ -18,6 +18,7 @@ from dasheng_jax.config import named
 from dasheng_jax.inference import embed
 from dasheng_jax.mae import init_variables
 from experiments.benchmarks.serve import serve
+from experiments.benchmarks.stepping import stepping
 from experiments.training.dasheng_task import dasheng_task
 from experiments.training.mesh import make_mesh
 from experiments.training.optim import OptimConfig, make_optimiser
@@ -49,14 +50,7 @@ def prepare(stack: str, case: dict[str, Any]) -> Callable[[], Any]:
   state = init_state(task, optimiser, mesh, 0)
   step = compile_train_step(task, optimiser, mesh, 0)
   batch = {"wave": wave, "valid": jnp.full((case["batch"],), samples, jnp.int32)}
-
-  def run_step() -> None:
-    nonlocal state
-    with jax.set_mesh(mesh):
-      state, metrics = step(state, batch)
-    jax.block_until_ready((state, metrics))
-
-  return run_step
+  return stepping(step, state, batch, mesh)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import WeightsError
 from experiments.embedding.mobile import with_reflected_end
 from experiments.training.errors import UsageError
-from mobile_jax.families import Scene
 from mobile_jax.inference import least_samples, log_mel
 from mobile_jax.network import Config, infer
 from mobile_jax.weights.load import config_of
@@ -69,10 +68,10 @@ def logits_of_frames(
 class Tagger:
   """Probabilities of an ensemble's mean logits (reference text, section 8).
 
-  Those of tags are independent; those of scenes, of which a clip has one, add up to 1.
+  Those of tags are independent; those of classes, of which a clip has one, add up to 1.
 
   Args:
-    members: networks of one sample rate and one number of classes, all of tags or all of scenes.
+    members: networks of one sample rate and one number of classes, all of one objective.
     batch: clips that go through the networks side by side; fewer go one by one or are filled up,
       so that each length of clip has at most two programs.
   """
@@ -92,9 +91,9 @@ class Tagger:
     return self.members[0].cfg.classes
 
   @property
-  def scenes(self) -> bool:
-    """Whether a clip has one class."""
-    return isinstance(self.members[0].cfg, Scene)
+  def one_class(self) -> bool:
+    """Whether a clip has one class, and not tags."""
+    return self.members[0].cfg.objective == "classes"
 
   @property
   def min_samples(self) -> int:
@@ -116,7 +115,7 @@ class Tagger:
         filled = np.resize(rows, (self.batch, rows.shape[1]))
         found.append(self._logits(filled)[: len(rows)])
     logits = np.concatenate(found)
-    probabilities = softmax(logits, axis=1) if self.scenes else expit(logits)
+    probabilities = softmax(logits, axis=1) if self.one_class else expit(logits)
     return np.where(np.isfinite(logits), probabilities, np.float32(np.nan))
 
   def _logits(self, waves: np.ndarray) -> np.ndarray:
@@ -143,16 +142,12 @@ def open_tagger(
   must_agree: dict[str, set[Any]] = {
     "sample rates": {member.cfg.mel.sample_rate for member in members},
     "numbers of classes": {member.cfg.classes for member in members},
-    "kinds of classes": {_kind(member.cfg) for member in members},
+    "objectives": {member.cfg.objective for member in members},
   }
   for what, kinds in must_agree.items():
     if len(kinds) > 1:
       raise UsageError(f"--weights: an ensemble needs one of these {what}: {sorted(kinds)}")
   return Tagger(members, batch), [path for path, _ in pairs]
-
-
-def _kind(cfg: Config) -> str:
-  return "scenes" if isinstance(cfg, Scene) else "tags"
 
 
 def _pairs(weights: list[str], models: list[str]) -> list[tuple[Path, str | None]]:

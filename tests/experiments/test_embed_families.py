@@ -12,7 +12,10 @@ import mobile_jax
 from experiments.embedding import mobile as embedding_mobile
 from experiments.embedding.dasheng import DashengEmbedder
 from experiments.embedding.embedder import in_batches, powers_of_two
+from experiments.embedding.load import is_dasheng
 from experiments.embedding.mobile import LONG, MobileEmbedder, with_reflected_end
+from mobile_jax.network import shapes
+from mobile_jax.weights.load import write_model
 from pipelines.errors import BadAudio
 from pipelines.kaldi_mel import KALDI_MEL, log_mel_32k
 from tests.experiments.embed_models import DASHENG, MN, dasheng, mobile, noise, with_clamp
@@ -127,3 +130,13 @@ def test_batches_have_few_sizes():
   assert powers_of_two(8) == (1, 2, 4, 8)
   assert powers_of_two(12) == (1, 2, 4, 8, 12)
   assert powers_of_two(1) == (1,)
+
+
+def test_exports_and_scene_models_are_told_from_dasheng_by_their_record(tmp_path):
+  cfg = mobile_jax.named("cp_mobile_32")
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(cfg))
+  write_model(tmp_path / "model.safetensors", cfg, zeros)
+  assert not is_dasheng(tmp_path / "model.safetensors", "")
+  (tmp_path / "run").mkdir()
+  assert is_dasheng(tmp_path / "run", "")
+  assert is_dasheng(tmp_path / "absent.safetensors", "")

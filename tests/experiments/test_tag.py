@@ -1,12 +1,16 @@
 """The command: table, JSON, CSV, picture, labels, and one line for each mistake."""
 
 import csv
+import dataclasses
 import json
+import pathlib
+import types
 
 import matplotlib.image
 import numpy as np
 import pytest
 
+import mobile_jax
 from experiments import tag
 from experiments.tagging import heatmap, models, outputs
 from experiments.tagging.files import Tagged
@@ -304,3 +308,25 @@ def test_help_tells_every_flag(capsys):
   assert text.startswith("usage: python -m experiments.tag FILES...")
   for flag in ("--weights STR ...", "--window FLOAT|none", "--stream", "{s16le,f32le}"):
     assert flag in text
+
+
+def test_the_published_scenes_are_heard_second_by_second(monkeypatch):
+  """And named, where no list lies beside the weights; every other model goes on as it did."""
+  by_name = tag.TagConfig(model=("cp_mobile_dcase23",), weights=("x.ckpt",))
+  by_file = tag.TagConfig(weights=("folder/cp_mobile_dcase23.ckpt",))
+  ten = types.SimpleNamespace(classes=10)
+  monkeypatch.setattr(tag, "open_tagger", lambda *_: (ten, [pathlib.Path("folder/x.ckpt")]))
+  for cfg in (by_name, by_file):
+    assert tag.plan_of(cfg).window == 1.0
+    assert [label.name for label in tag._open(cfg, 1.0)[1]] == list(mobile_jax.SCENES)
+  other = tag.TagConfig(weights=("mn04_as_mAP_432.pt",))
+  assert tag.plan_of(other).window == 10.0
+  assert tag._open(other, 10.0)[1] == numbered(10)
+
+
+def test_probabilities_of_classes_add_up_to_one():
+  member = Measure()
+  member.cfg = dataclasses.replace(mobile_jax.named("cp_resnet_32"), classes=CLASSES)
+  found = models.Tagger([member], 4).probabilities(noise(0.2).T)
+  np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-6)
+  assert mobile_jax.named("passt_as").objective == mobile_jax.named("mn10").objective == "tags"

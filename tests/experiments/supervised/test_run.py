@@ -34,10 +34,10 @@ from experiments.training.metrics import read_metrics
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.write_logits import WriteLogitsConfig
 from experiments.write_logits import main as write_logits
-from mobile_jax import config, load_model
+from mobile_jax import config, load_model, named
 from mobile_jax.config import DyMNConfig, MNConfig
-from mobile_jax.network import init_variables
-from mobile_jax.weights.load import has_names, write_folder
+from mobile_jax.network import init_variables, shapes
+from mobile_jax.weights.load import has_names, write_folder, write_model
 from pipelines import batches
 from pipelines.kaldi_mel import KaldiMelConfig
 from pipelines.ledger import Ledger
@@ -270,7 +270,11 @@ def test_an_inspection_leaves_a_table_and_pictures(audio, tmp_path, capsys):
 
 def test_what_cannot_be_trained_is_told_before_it_begins(audio, tmp_path):
   cfg = configured(audio, tmp_path / "x")
+  scene = named("cp_mobile_32")
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(scene))
+  write_model(tmp_path / "scene.safetensors", scene, zeros)
   for changed, match in (
+    (replace(cfg, init=str(tmp_path / "scene.safetensors")), "is of the family CPMobile"),
     (replace(cfg, data=replace(cfg.data, source=("unset",))), "--data.source: name one labelled"),
     (replace(cfg, workdir=""), "--workdir: name the folder"),
     (replace(cfg, data=replace(cfg.data, sample_rate=16_000)), "the model hears 32000 Hz"),

@@ -13,11 +13,13 @@ from __future__ import annotations
 import functools
 import sys
 
-from experiments.configs.distill import EXPERIMENTS
+from experiments.configs import distill, scenes
 from experiments.configs.supervised import SupervisedConfig
 from experiments.supervised.run import run
 from experiments.training import cli
 from experiments.training.errors import UsageError
+
+EXPERIMENTS = {**distill.EXPERIMENTS, **scenes.DISTILL}
 
 
 def main(cfg: SupervisedConfig) -> int:

@@ -1,4 +1,4 @@
-r"""Fine-tunes MN and DyMN on a labelled set, by a released recipe or on your own audio.
+r"""Trains and fine-tunes on a labelled set, by a released recipe or on your own audio.
 
     python -m experiments.finetune --config esc50 --init mn10_as_mAP_471.pt \
       --data.source esc50=FOLDER --fold 1 --workdir runs/esc50_1
@@ -10,14 +10,14 @@ report.md, classes.csv), a loss curve and, where clips have one class, a confusi
 
 from __future__ import annotations
 
-from experiments.configs.finetune import EXPERIMENTS
+from experiments.configs import finetune, scenes
 from experiments.supervised.run import run
 from experiments.training import cli
 
 if __name__ == "__main__":
   cli.run_main(
     run,
-    EXPERIMENTS,
+    {**finetune.EXPERIMENTS, **scenes.FINETUNE},
     prog="finetune",
-    description="Fine-tunes MN and DyMN on a labelled set; resumes by itself.",
+    description="Trains and fine-tunes on a labelled set; resumes by itself.",
   )

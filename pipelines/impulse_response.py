@@ -9,6 +9,8 @@ Source: reference text of the scene models, section 5.2; Morocutti et al. 2023.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,6 +26,34 @@ from pipelines.errors import BadAudio, DataError
 # Of which clips the probability is one: of those that the main device recorded, as in the released
 # code, or of all of them, as the paper has it.
 Of = Literal["main_device", "all_devices"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Responses:
+  """Microphones that a clip may be heard through, and when.
+
+  Attributes:
+    waves: one response in each row, padded with zeros.
+    probability: of a clip that `of` allows.
+    of: see `Of`.
+  """
+
+  waves: Float[np.ndarray, "n r"]
+  probability: float
+  of: Of = "main_device"
+
+  @property
+  def digest(self) -> str:
+    """Tells two sets of responses apart."""
+    content = np.ascontiguousarray(self.waves)
+    return hashlib.blake2b(content.tobytes(), digest_size=12).hexdigest()
+
+  def heard(
+    self, wave: Float[Array, "b s"], key: Key[Array, ""], main_device: Bool[Array, " b"]
+  ) -> Float[Array, "b s"]:
+    """Waves, each through the response that is drawn for it, if any."""
+    which = draw_responses(key, main_device, len(self.waves), self.probability, self.of)
+    return convolve_responses(wave, jnp.asarray(self.waves), which)
 
 
 def draw_responses(
@@ -62,12 +92,16 @@ def convolve_responses(
   return jnp.where((which >= 0)[:, None], heard, wave)
 
 
-def read_responses(folder: str | Path, rate: int) -> Float[np.ndarray, "n r"]:
-  """Every audio file of a folder, sorted by name, mono at `rate` Hz, padded to the longest.
+def read_responses(
+  folder: str | Path, rate: int, names: Sequence[str] = ()
+) -> Float[np.ndarray, "n r"]:
+  """Audio files of a folder, mono at `rate` Hz, padded to the longest.
 
+  names: of the files; without any, every file, sorted by name.
   Raises DataError where there is none, or where one cannot be read.
   """
-  files = _files(Path(folder).expanduser())
+  root = Path(folder).expanduser()
+  files = [root / name for name in names] or _files(root)
   waves = [_read(path, rate) for path in files]
   padded = np.zeros((len(waves), max(map(len, waves))), np.float32)
   for row, wave in zip(padded, waves, strict=True):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypeAlias
 
-Name: TypeAlias = Literal["fine_tuning", "distillation"]
+Name: TypeAlias = Literal[
+  "fine_tuning",
+  "distillation",
+  "teacher_size",
+  "device_methods",
+  "three_teachers",
+  "teacher_ensembles",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +26,10 @@ class StudyConfig:
   out: str = ""  # folder of the study; what is finished there is not run again
   seeds: tuple[int, ...] = (0, 1, 2)  # of studies that are repeated
   fold: str = ""  # what is left out, of studies that leave out one part; empty: the set's first
+  # of studies of scenes: the networks that teach, as the recipes end; empty: those of the paper
+  teachers: tuple[str, ...] = ()
+  recipes: str = "tau22"  # of these: how the names of the training recipes begin
+  responses: str = ""  # of these: folder of microphones' impulse responses
   commands: bool = False  # print the commands, for other machines or other hands, and end
   # more flags of every training run, behind --
   more: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})

@@ -20,27 +20,34 @@ class Study:
     columns: figures of the table; the first is also drawn.
     title: of the picture.
     gains: rows of differences.
+    name: of the files; studies that share cells may share a folder.
   """
 
   cells: tuple[Cell, ...]
   columns: tuple[str, ...]
   title: str
   gains: tuple[Gain, ...] = ()
+  name: str = "study"
 
 
 def run_study(study: Study, out: Path) -> str:
-  """Runs what is left, writes study.json, study.md and study.png, and returns the table."""
+  """Runs what is left, writes a table, a picture and the figures by name, and returns the table.
+
+  Cells of one row may have figures of the same points: those of a teacher and of its student.
+  """
   took = run_cells(study.cells, out)
   rows: dict[str, dict] = {}
   seconds: dict[str, float] = {}
   for cell in study.cells:
     if cell.row:
-      rows.setdefault(cell.row, {}).update(cell.read())
+      found = rows.setdefault(cell.row, {})
+      for point, values in cell.read().items():
+        found[point] = {**found.get(point, {}), **values}
       seconds[cell.row] = seconds.get(cell.row, 0.0) + took[cell.name]
   whole: dict[str, Points] = with_gains(rows, study.gains)
   table = study_table(whole, study.columns, seconds)
-  (out / "study.md").write_text(table + "\n", encoding="utf-8")
+  (out / f"{study.name}.md").write_text(table + "\n", encoding="utf-8")
   drawn = {row: points for row, points in whole.items() if row in rows}
-  draw_study(drawn, study.columns[0], out / "study.png", study.title)
-  write_json(out / "study.json", {"rows": whole, "seconds": took})
+  draw_study(drawn, study.columns[0], out / f"{study.name}.png", study.title)
+  write_json(out / f"{study.name}.json", {"rows": whole, "seconds": took})
   return table

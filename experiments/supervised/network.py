@@ -16,8 +16,10 @@ from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.dynamic import temperature_at
 from mobile_jax.families import size_of
 from mobile_jax.network import Config
+from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.weights.load import read_model
 from pipelines import DataConfig
+from pipelines.sets import Objective
 
 # What of a front end belongs to training, and so to the run; all else comes with the weights.
 _TRAINING_MEL = (
@@ -29,11 +31,15 @@ _TRAINING_MEL = (
   "mask_sharing",
   "transform",
 )
+# What a recipe says of PaSST that its weights do not.
+_TRAINING_PASST = ("patchout_time", "patchout_frequency", "patchout_tokens")
 Start = Callable[[], Mapping[str, Any]]
 
 
-def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Config, Start | None]:
-  """(network, what reads the weights that a new run begins with), for a number of classes.
+def network_of(
+  cfg: SupervisedConfig, classes: int, objective: Objective, devices: int
+) -> tuple[Config, Start | None]:
+  """(network, what reads the weights that a new run begins with), for a set's classes or tags.
 
   Weights of another number of classes keep all but the layers that depend on it, which are drawn
   from the run's seed. Raises WeightsError and ConfigError of `mobile_jax.read_model`.
@@ -55,8 +61,13 @@ def network_of(cfg: SupervisedConfig, classes: int, devices: int) -> tuple[Confi
     )
     if isinstance(model, MNConfig | DyMNConfig):
       model = dataclasses.replace(model, dropout=cfg.model.dropout)
+    if isinstance(model, PaSSTConfig):
+      told = {name: getattr(cfg.model, name) for name in _TRAINING_PASST}
+      model = dataclasses.replace(model, **told)
     start = _reader(cfg, classes)
   model = dataclasses.replace(model, classes=classes)
+  if isinstance(model, PaSSTConfig):
+    model = dataclasses.replace(model, objective=objective)
   if isinstance(model, DyMNConfig):
     model = dataclasses.replace(
       model, temperature=last_temperature(cfg.temperature, cfg.loop.epochs)

@@ -9,7 +9,9 @@ import dataclasses
 
 from experiments.training.errors import UsageError
 from mobile_jax.losses import MeanOver, Partner
+from pipelines.impulse_response import Of
 from pipelines.mixing import WAVE_SHARE
+from pipelines.mixstyle import ALPHA
 from pipelines.wave_augment import GAIN_DECIBELS, ROLL_SAMPLES
 
 
@@ -21,20 +23,28 @@ class AugmentConfig:
   clips of the batch; the released code takes those of the wave mixup from the whole set.
   """
 
+  responses: str = ""  # folder of microphones' impulse responses, one audio file each
+  response_p: float = 0.0  # probability that a clip is heard through one of them
+  # clips of which that is the probability: those of the set's "main_device", as in the released
+  # code, or of "all_devices", as in the paper
+  response_of: Of = "main_device"
   gain: int = GAIN_DECIBELS  # decibels up or down, whole numbers
   roll: int = ROLL_SAMPLES  # samples forward or back, around the end
   wave_mixup: float = WAVE_SHARE  # share of the clips whose waves are mixed
   perturb: bool = True  # draw the front end's band anew for every batch, and its masks
   mixup: float = 0.3  # alpha of Beta(alpha, alpha), of the log-mels
   mixstyle: float = 0.0  # probability of a batch; above 0 it takes the place of mixup
+  mixstyle_alpha: float = ALPHA  # of Beta(alpha, alpha), the share of a clip's own statistics
 
   def __post_init__(self):
-    for name, high in (("wave_mixup", 1.0), ("mixstyle", 1.0)):
+    for name, high in (("wave_mixup", 1.0), ("mixstyle", 1.0), ("response_p", 1.0)):
       if not 0 <= getattr(self, name) <= high:
         raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be from 0 to {high:g}")
     for name in ("gain", "roll", "mixup"):
       if getattr(self, name) < 0:
         raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be 0 (off) or more")
+    if not self.mixstyle_alpha > 0:
+      raise UsageError(f"--augment.mixstyle_alpha {self.mixstyle_alpha}: it must be more than 0")
 
 
 NO_AUGMENT = AugmentConfig(gain=0, roll=0, wave_mixup=0.0, perturb=False, mixup=0.0)

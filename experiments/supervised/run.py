@@ -44,6 +44,7 @@ from experiments.training.unusable import Unusable
 from experiments.training.workdir import Workdir
 from mobile_jax.families import Config, size_of
 from pipelines import Dataset, batches, evaluation_batches
+from pipelines.impulse_response import Responses, read_responses
 from pipelines.ledger import Ledger
 from pipelines.sets import Objective, TrainingSet, open_set
 from pipelines.teacher import Teacher, open_teacher
@@ -53,6 +54,7 @@ MAY_DIFFER = (
   *entry.MAY_DIFFER,
   "config.teacher",  # the fingerprint of what it holds is compared instead
   "config.teacher_ids",
+  "config.augment.responses",  # as is that of the responses
   "config.loop.validate_every",
 )
 
@@ -68,6 +70,7 @@ class Prepared:
     task, optimiser, epochs: what the loop drives.
     start: reads the weights that a new run begins with.
     teacher: what is distilled from.
+    responses: of microphones that training clips are heard through.
   """
 
   cfg: SupervisedConfig
@@ -80,6 +83,13 @@ class Prepared:
   epochs: Epochs
   start: Start | None
   teacher: Teacher | None
+  responses: Responses | None
+
+  @property
+  def fingerprint(self) -> str:
+    """What training batches depend on besides the configuration."""
+    heard = f", responses {self.responses.digest}" if self.responses is not None else ""
+    return entry.fingerprint(self.train, labels=True) + heard
 
 
 def run(cfg: SupervisedConfig, prog: str = "finetune") -> int:
@@ -161,7 +171,7 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
   if labelled.objective == "tags" and cfg.distil.mean_over != DistilConfig.mean_over:
     raise UsageError("--distil.mean_over: is of clips with one class; this set has tags")
   classes = len(labelled.classes)
-  model, start = network_of(cfg, classes, devices)
+  model, start = network_of(cfg, classes, labelled.objective, devices)
   check_rate(cfg.data, model)
   if cfg.data.crop_samples < model.mel.min_samples:
     raise UsageError(
@@ -179,6 +189,7 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
     cfg.temperature,
     epochs,
     cfg.norm_momentum,
+    _responses(cfg, model, trainset),
   )
   return Prepared(
     cfg=cfg,
@@ -191,6 +202,7 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
     epochs=epochs,
     start=start,
     teacher=teacher,
+    responses=recipe.responses,
   )
 
 
@@ -206,6 +218,25 @@ def _optimiser(cfg: SupervisedConfig, model: Config, epochs: Epochs) -> Optimise
   base = make_optimiser(cfg.optim, epochs.steps, model.compute.kernels)
   factor = epochs.table(cfg.schedule)
   return dataclasses.replace(base, rate=lambda step: base.rate(step) * factor(step))
+
+
+def _responses(cfg: SupervisedConfig, model: Config, trainset: Dataset) -> Responses | None:
+  """The microphones that clips may be heard through."""
+  told = cfg.augment
+  if not told.response_p:
+    return None
+  if not told.responses:
+    raise UsageError(
+      "--augment.responses: name the folder of microphones' impulse responses, or switch them off "
+      "with --augment.response_p 0"
+    )
+  if told.response_of == "main_device" and "main_device" not in trainset.fields:
+    raise UsageError(
+      "--augment.response_of main_device: this set does not say which device recorded a clip; "
+      "use all_devices"
+    )
+  waves = read_responses(told.responses, model.mel.sample_rate)
+  return Responses(waves, told.response_p, told.response_of)
 
 
 def _teacher(cfg: SupervisedConfig, trainset: Dataset, labelled: TrainingSet) -> Teacher | None:
@@ -260,7 +291,7 @@ def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
     batches=functools.partial(_training_batches, ready),
     validation=functools.partial(_validation_batches, ready) if loop.validate_every else None,
     record=config_io.to_dict(cfg),
-    data=entry.fingerprint(ready.train, labels=True),
+    data=ready.fingerprint,
     may_differ=MAY_DIFFER,
     clip_seconds=cfg.data.crop_seconds,
     unusable=Unusable(workdir, ledger, skipped),

@@ -1,9 +1,10 @@
 """Tagging and scene classification as a `Task`: waves and labels in, a loss out.
 
-    wave f32[b, s] -> gain, roll, wave mixup -> log-mel f32[b, f, frames] -> mixup or MixStyle
-                   -> network -> logits f32[b, k] -> loss against labels, and against a teacher
+    wave f32[b, s] -> other microphones, gain, roll, wave mixup -> log-mel f32[b, f, frames]
+                   -> mixup or MixStyle -> network -> logits f32[b, k]
+                   -> loss against labels, and against a teacher
 
-Source: reference text of MN and DyMN, section 10.
+Source: reference text of MN and DyMN, section 10; of the scene models, section 5.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mobile_jax.dynamic import temperature_at
 from mobile_jax.losses import class_loss, distilled, soft_class_loss, soft_tag_loss, tag_loss
 from mobile_jax.network import Config, infer, init_variables, train_outputs
 from mobile_jax.passt_config import PaSSTConfig
+from pipelines.impulse_response import Responses
 from pipelines.kaldi_mel import log_mel_32k, perturbed_log_mel
 from pipelines.mixing import draw_mixing, draw_wave_mixing, mix, mix_waves
 from pipelines.mixstyle import draw_mixstyle, mixstyle
@@ -32,7 +34,7 @@ from pipelines.wave_augment import draw_gain, draw_shift, roll
 
 # Small enough to be whole on every device.
 PARAM_AXES = ((r"", ()),)
-_DRAWS = ("gain", "roll", "wave_mixup", "band", "mixup", "mixstyle", "dropout")
+_DRAWS = ("gain", "roll", "wave_mixup", "band", "mixup", "mixstyle", "dropout", "response")
 
 
 class Labels(NamedTuple):
@@ -70,6 +72,7 @@ class Recipe:
     augment, distil, temperature: see `recipe`; distil None has no teacher.
     epochs: of the run.
     norm_momentum: of the norms' running statistics; None is the network's own.
+    responses: microphones that training clips may be heard through; None has none.
   """
 
   objective: Objective
@@ -78,10 +81,14 @@ class Recipe:
   temperature: TemperatureConfig
   epochs: Epochs
   norm_momentum: float | None = None
+  responses: Responses | None = None
 
 
 def supervised_task(model: Config, recipe: Recipe) -> Task:
-  """The task of a network; batches hold wave, labels, and perhaps judged, teacher and known."""
+  """The task of a network.
+
+  Batches hold wave, labels, and perhaps judged, teacher and known, main_device.
+  """
 
   def init(key: jax.Array) -> dict[str, Tree]:
     variables = init_variables(model, key)
@@ -128,6 +135,9 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
   keys = dict(zip(_DRAWS, jax.random.split(key, len(_DRAWS)), strict=True))
   wave, rows = batch["wave"], batch["wave"].shape[0]
   labels = labels_of(batch, recipe.objective, model.classes)
+  if recipe.responses is not None:
+    main = batch.get("main_device", jnp.ones((rows,), bool))
+    wave = recipe.responses.heard(wave, keys["response"], main)
   if cfg.gain:
     wave = wave * draw_gain(keys["gain"], rows, cfg.gain)[:, None]
   if cfg.roll:
@@ -142,7 +152,7 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
   else:
     log_mel = log_mel_32k(wave, model.mel)
   if cfg.mixstyle:
-    used, share, partner = draw_mixstyle(keys["mixstyle"], rows, cfg.mixstyle)
+    used, share, partner = draw_mixstyle(keys["mixstyle"], rows, cfg.mixstyle, cfg.mixstyle_alpha)
     log_mel = jnp.where(used, mixstyle(log_mel, share, partner), log_mel)
     share, partner = jnp.ones((rows,)), jnp.arange(rows)
   else:

@@ -38,6 +38,8 @@ class OptimConfig:
   beta2: float = 0.999
   eps: float = 1e-8
   weight_decay: float = 0.01
+  # add it to the gradient, so that Adam scales it too (torch.optim.Adam), in place of decoupling it
+  coupled_decay: bool = False
   decay: str = "everything"
   clip_norm: float = 0.0
   accumulate: int = 1
@@ -243,13 +245,13 @@ DIRECTIONS: dict[str, Callable[[OptimConfig, ParamAxes], optax.GradientTransform
 def _direction(cfg: OptimConfig, param_axes: ParamAxes = ()) -> optax.GradientTransformation:
   """Clipping by the global norm, if on, then Adam, then a decoupled decay.
 
-  The decay is scaled by the learning rate, as in torch.optim.AdamW.
+  The decay is scaled by the learning rate, as in torch.optim.AdamW. One that is coupled comes
+  before Adam, as in torch.optim.Adam, and behind the clipping.
   """
   parts = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
-  adamw = optax.chain(
-    DIRECTIONS[cfg.name](cfg, param_axes),
-    optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(cfg, params)),
-  )
+  adam = DIRECTIONS[cfg.name](cfg, param_axes)
+  decay = optax.add_decayed_weights(cfg.weight_decay, mask=lambda params: decay_mask(cfg, params))
+  adamw = optax.chain(decay, adam) if cfg.coupled_decay else optax.chain(adam, decay)
   scaled = [_scale_by_layer(cfg)] if cfg.layer_rates else []
   return optax.chain(*parts, adamw, *scaled)
 

@@ -109,6 +109,7 @@ def _takes_in_place(optimiser: Optimiser, params: Tree, grads: Tree) -> bool:
   return (
     optimiser.kernels == "auto"
     and cfg.name == "adamw"
+    and not cfg.coupled_decay
     and not cfg.clip_norm
     and not cfg.layer_rates
     and all(x.dtype == jnp.float32 for x in jax.tree.leaves((params, grads)))

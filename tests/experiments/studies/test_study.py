@@ -6,19 +6,30 @@ import shlex
 import pytest
 
 from experiments import distill, evaluate, finetune, study, write_logits
-from experiments.configs.distill import EXPERIMENTS as DISTIL
+from experiments.configs import scenes as scene_configs
 from experiments.configs.finetune import EXPERIMENTS as TUNE
-from experiments.studies import weights
+from experiments.studies import scenes, weights
 from experiments.studies.config import StudyConfig
 from experiments.training import cli
 from experiments.training.errors import UsageError
-from mobile_jax.config import SIZES
+from mobile_jax.config import SIZES, DyMNConfig
 
+DISTIL = distill.EXPERIMENTS
 REGISTRIES = {
-  "finetune": (TUNE, finetune),
+  "finetune": ({**TUNE, **scene_configs.FINETUNE}, finetune),
   "distill": (DISTIL, distill),
   "evaluate": ({"knn": evaluate.EvaluateConfig()}, evaluate),
   "write_logits": ({"default": write_logits.WriteLogitsConfig()}, write_logits),
+}
+
+# Of teachers of scenes: teachers, then logits and students.
+CELLS = {
+  "fine_tuning": 4,
+  "distillation": 2 + 2 * 2,
+  "teacher_size": 11 * (2 + 2 + 2),
+  "device_methods": 4 * 3 * (2 + 2 + 2),
+  "three_teachers": 5 * (2 + 1 + 2),
+  "teacher_ensembles": 3 * 3 * 2 + 7 * 3 * (1 + 2),
 }
 
 
@@ -28,26 +39,47 @@ def no_files(monkeypatch):
 
 
 def config(name, tmp_path, **changes):
-  given = {"data": "esc10=sounds", "init": "mn04", "out": str(tmp_path)} | changes
+  given = {
+    "data": "esc10=sounds",
+    "init": "mn04",
+    "out": str(tmp_path),
+    "responses": "mics",
+  } | changes
   return dataclasses.replace(study.STUDIES[name], **given)
 
 
 @pytest.mark.parametrize("name", study.STUDIES)
-@pytest.mark.parametrize("init", ["mn04", "dymn04"])
-def test_every_command_is_understood(name, init, tmp_path, capsys):
-  study.main(config(name, tmp_path, init=init, commands=True, more=("--loop.log_every", "7")))
+def test_every_command_is_understood(name, tmp_path, capsys):
+  seeds = StudyConfig().seeds if name == "fine_tuning" else (0, 3)
+  cfg = config(name, tmp_path, seeds=seeds, commands=True, more=("--loop.log_every", "7"))
+  study.main(cfg)
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == {"fine_tuning": 4, "distillation": 2 + 2 * 3}[name]
-  for line in lines:
-    python, _, module, *flags = shlex.split(line)
-    prog = module.removeprefix("experiments.")
-    assert python == "python"
-    registry, _ = REGISTRIES[prog]
-    default = next(iter(registry)) if prog in ("evaluate", "write_logits") else None
-    cfg = cli.parse(flags, registry, prog=prog, default=default)
-    if prog in ("finetune", "distill"):
-      assert cfg.loop.log_every == 7
-      assert cfg.data.source == ("esc10=sounds",)
+  assert len(lines) == CELLS[name]
+  # Seeds differ in a number: to understand hundreds of commands would take a minute.
+  for line in [x for x in lines if name not in scenes.LAID_OUT or "--loop.seed 3" in x][:40]:
+    understood(line)
+
+
+@pytest.mark.parametrize("name", ["fine_tuning", "distillation"])
+def test_weights_of_a_dymn_have_recipes_of_their_own(name, tmp_path, capsys):
+  study.main(config(name, tmp_path, init="dymn04", commands=True))
+  lines = capsys.readouterr().out.splitlines()
+  tuned = [understood(line) for line in lines if "finetune" in line]
+  assert all(isinstance(cfg.model, DyMNConfig) for cfg in tuned)
+
+
+def understood(line):
+  """The configuration of a command."""
+  python, _, module, *flags = shlex.split(line)
+  prog = module.removeprefix("experiments.")
+  assert python == "python"
+  registry, _ = REGISTRIES[prog]
+  default = next(iter(registry)) if prog in ("evaluate", "write_logits") else None
+  cfg = cli.parse(flags, registry, prog=prog, default=default)
+  if prog in ("finetune", "distill"):
+    assert cfg.data.source == ("esc10=sounds",)
+    assert "--loop.log_every" not in flags or cfg.loop.log_every == 7
+  return cfg
 
 
 def test_students_differ_in_the_teacher_alone(tmp_path):
@@ -79,3 +111,68 @@ def test_seeds_are_one_or_more(tmp_path):
 
 def test_the_default_is_a_study():
   assert StudyConfig().study in study.LAID_OUT
+
+
+def scene_study(tmp_path, name="device_methods", **changes):
+  return scenes.LAID_OUT[name](config(name, tmp_path, **changes))
+
+
+def parsed(cell):
+  registry, _ = REGISTRIES[cell.prog]
+  return cli.parse(cell.flags, registry, prog=cell.prog, default=next(iter(registry)))
+
+
+def test_teachers_differ_in_the_method_alone(tmp_path):
+  cells = {c.name: c for c in scene_study(tmp_path, teachers=("cp_mobile_32",), init="").cells}
+  runs = {m: parsed(cells[f"teacher_cp_mobile_32_{m}_1"]) for m in scenes.METHODS}
+  told = {m: (r.augment.response_p, r.augment.mixstyle) for m, r in runs.items()}
+  assert told == {"dirfms": (0.4, 0.8), "dir": (0.4, 0), "fms": (0, 0.8), "none": (0, 0)}
+  plain = {dataclasses.replace(r, workdir="", augment=runs["none"].augment) for r in runs.values()}
+  assert len(plain) == 1
+  assert parsed(cells["student_cp_mobile_32_none_1"]).augment.mixstyle == 0.4
+
+
+def test_students_hear_their_own_teachers(tmp_path):
+  """Of their seed, or all of them; logits name the weights that teachers leave."""
+  cells = {c.name: c for c in scene_study(tmp_path).cells}
+  one = cells["logits_cp_resnet_56_dir_2"]
+  assert one.needs == ("teacher_cp_resnet_56_dir_2",)
+  assert parsed(one).models == (
+    str(tmp_path / "teacher_cp_resnet_56_dir_2" / "export" / "model.safetensors"),
+  )
+  student = cells["student_cp_resnet_56_dir_2"]
+  assert student.needs == (one.name,)
+  assert parsed(student).teacher == str(tmp_path / one.name)
+  (many,) = [
+    c
+    for c in scene_study(tmp_path, "teacher_ensembles", teachers=("cp_resnet_56", "passt")).cells
+    if c.name == "logits_cp_resnet_56_dirfms+passt_dirfms+cp_resnet_56_fms+passt_fms_all"
+  ]
+  assert len(parsed(many).models) == 12
+
+
+def test_tables_share_their_cells(tmp_path):
+  """A command of one table is the same command in the other, or it would be refused there."""
+  every = {}
+  for name in scenes.LAID_OUT:
+    for cell in scene_study(tmp_path, name).cells:
+      assert every.setdefault(cell.name, cell.line) == cell.line
+
+
+def test_what_scenes_need_is_named(tmp_path):
+  for changes, match in (
+    ({"init": ""}, "--init is missing: passt begins .* --teachers cp_resnet_56 cp_mobile_32"),
+    ({"responses": ""}, "--responses is missing"),
+    ({"teachers": ("cp_mobile_33",)}, "--teachers cp_mobile_33: choose from cp_mobile_32"),
+  ):
+    with pytest.raises(UsageError, match=match):
+      scene_study(tmp_path, **changes)
+
+
+def test_figures_of_teacher_and_student_stand_in_one_row(tmp_path):
+  cells = scene_study(tmp_path, teachers=("cp_mobile_32",), init="", seeds=(0,)).cells
+  rows = {c.name: c.row for c in cells}
+  assert rows["teacher_cp_mobile_32_dir_0"] == rows["student_cp_mobile_32_dir_0"]
+  report = {"accuracy": 0.5, "accuracy_seen": 0.6, "accuracy_unseen": 0.4, "set": "x"}
+  (points,) = [c.points(report) for c in cells if c.name == "teacher_cp_mobile_32_dir_0"]
+  assert points["seed 0"]["teacher_unseen_accuracy"] == 0.4

@@ -120,6 +120,25 @@ def test_decay_acts_where_the_table_says():
   np.testing.assert_array_equal(direction["mask_token"], np.zeros(4))
 
 
+def test_a_coupled_decay_goes_through_adam():
+  """As torch.optim.Adam: the gradient is g + decay * parameter, in both moments. In float64."""
+  cfg = OptimConfig(
+    peak_lr=0.01, schedule="constant", warmup_steps=0, weight_decay=0.3, coupled_decay=True
+  )
+  optimiser = make_optimiser(cfg, steps=4)
+  grads = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+  start = np.linspace(-1, 1, 5, dtype=np.float32)
+  params, state = {"kernel": jnp.asarray(start)}, optimiser.direction.init({"kernel": start})
+  p, m, v = start.astype(np.float64), np.zeros(5), np.zeros(5)
+  for t, grad in enumerate(grads, start=1):
+    direction, state = optimiser.direction.update({"kernel": grad}, state, params)
+    params = apply_direction(params, direction, optimiser.rate(jnp.int32(t - 1)))
+    g = grad + 0.3 * p
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    p = p - 0.01 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(params["kernel"], p, rtol=3e-7, atol=3e-8)
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [

@@ -2,6 +2,9 @@ r"""Speed of the models beside the released PyTorch code and ONNX Runtime, in on
 
     git clone https://github.com/fschmid56/EfficientAT
     python -m experiments.bench --originals EfficientAT --torch_python TORCH_VENV/bin/python
+    git clone https://github.com/fschmid56/cpjku_dcase23
+    python -m experiments.bench --models cp_mobile_32 --originals cpjku_dcase23 \
+      --parts network tag step --batches 1 32 --torch_python TORCH_VENV/bin/python
     python -m experiments.bench --models dasheng_base --torch_python TORCH_VENV/bin/python
     python -m experiments.bench --models dasheng_1_2b --parts step --batches 64 --platform gpu \
       --dtype bfloat16 --chip h100 --torch_python TORCH_VENV/bin/python
@@ -32,7 +35,8 @@ from experiments.planning.chips import CHIPS
 from experiments.planning.formulas import clip_flops
 from experiments.training import cli
 from experiments.training.errors import UsageError
-from mobile_jax.config import SIZES
+from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.scene_config import SCENE_SIZES, SECONDS
 from pipelines.progress import Progress
 
 # What can be timed, of the CNNs and of Dasheng.
@@ -66,7 +70,8 @@ class Bench:
   platform: Literal["cpu", "gpu"] = "cpu"
   # accelerator whose peak the share of it (MFU) is taken of, such as h100; empty: no such column
   chip: str = ""
-  # checkout of the released PyTorch code of the CNNs; empty: this library alone
+  # checkout of the released PyTorch code: EfficientAT for MN and DyMN, cpjku_dcase23 for CP-Mobile
+  # and CP-ResNet; empty: this library alone
   originals: str = ""
   # Python that has torch and torchaudio (onnxruntime and onnx too, for that column), and for
   # Dasheng einops and the package dasheng
@@ -104,11 +109,6 @@ def _cases(cfg: Bench) -> list[dict]:
   known = dict.fromkeys((*PARTS, *DASHENG_PARTS))
   if odd := [part for part in cfg.parts if part not in known]:
     raise UsageError(f"--parts {odd[0]}: choose from {', '.join(known)}")
-  if cfg.originals and not (pathlib.Path(cfg.originals) / "models").is_dir():
-    raise UsageError(
-      f"--originals {cfg.originals}: no checkout there; "
-      "git clone https://github.com/fschmid56/EfficientAT"
-    )
   if min((cfg.rounds, cfg.calls, cfg.threads, cfg.seconds, *cfg.batches), default=0) <= 0:
     raise UsageError("--rounds, --calls, --threads, --seconds and --batches must be positive")
   if cfg.chip and cfg.chip not in CHIPS:
@@ -116,8 +116,10 @@ def _cases(cfg: Bench) -> list[dict]:
   large = [name for name in cfg.models if _of_dasheng({"model": name})]
   small = [name for name in cfg.models if name not in large]
   for name in small:
-    if name not in SIZES:  # the workers time taggers
-      raise UsageError(unknown_name("model", name, SIZES))
+    if name not in _CNNS:
+      raise UsageError(unknown_name("model", name, _CNNS))
+  if cfg.originals:
+    _check_checkout(cfg.originals, small)
   for name in large:
     dasheng.named(name)
   settings = {"seconds": cfg.seconds, "dtype": cfg.dtype, "optimiser": cfg.optimiser}
@@ -125,15 +127,59 @@ def _cases(cfg: Bench) -> list[dict]:
   cases: list[dict] = []
   usual = (("network", "mel") if small else ()) + (DASHENG_PARTS if large else ())
   for part in cfg.parts or usual:
-    # The front end is the same for all models.
-    chosen = [""] if part == "mel" else small if part in PARTS else []
-    ours: list[dict] = [{"part": part, "model": model} for model in chosen]
+    # The front end is the same for all MN and DyMN.
+    chosen = small if part in PARTS else []
+    if part == "mel":
+      chosen = list(dict.fromkeys("" if name in SIZES else name for name in small))
+    ours: list[dict] = [{"part": part, "model": model, **_shapes(model)} for model in chosen]
     theirs = large if part in DASHENG_PARTS else []
     ours += [{**settings, "part": part, "model": model} for model in theirs]
     cases += [{**case, "batch": batch} for case in ours for batch in cfg.batches]
   if not cases:
     raise UsageError(f"--parts {' '.join(cfg.parts)}: of none of {', '.join(cfg.models)}")
   return cases
+
+
+# Those whose released code is timed beside ours.
+_CNNS = {**SIZES, **SCENE_SIZES}
+# A file that a checkout for a network must have, and where it comes from.
+_CHECKOUTS = {
+  True: ("models/mn/model.py", "https://github.com/fschmid56/EfficientAT"),
+  False: ("models/cp_mobile_clean.py", "https://github.com/fschmid56/cpjku_dcase23"),
+}
+
+
+def _check_checkout(folder: str, models: Sequence[str]) -> None:
+  for name in models:
+    file, address = _CHECKOUTS[name in SIZES]
+    if not (pathlib.Path(folder) / file).is_file():
+      raise UsageError(
+        f"--originals {folder}: no checkout with {name}; git clone {address}, and time MN and DyMN "
+        "apart from the scene models"
+      )
+
+
+def _shapes(model: str) -> dict:
+  """What the contenders have to know of a network, or "" of the front end of MN and DyMN."""
+  cfg = _CNNS[model or "mn10"]
+  mel = cfg.mel
+  samples = int(mel.sample_rate * (10.0 if isinstance(cfg, MNConfig | DyMNConfig) else SECONDS))
+  return {
+    "samples": samples,
+    "log_mel": (mel.mel_bins, mel.frames(samples)),
+    "classes": cfg.classes,
+    "objective": cfg.objective,
+    "front_end": {
+      "n_mels": mel.mel_bins,
+      "win_length": mel.win_length,
+      "hopsize": mel.hop_length,
+      "n_fft": mel.n_fft,
+      "freqm": mel.freq_mask,
+      "timem": mel.time_mask,
+      "fmin_aug_range": mel.fmin_range,
+      "fmax_aug_range": mel.fmax_range,
+    },
+  }
 
 
 def _contenders(

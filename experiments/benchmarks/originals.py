@@ -2,9 +2,10 @@
 
     python originals.py FOLDER torch|onnxruntime THREADS WEIGHTS
 
-FOLDER is a checkout of https://github.com/fschmid56/EfficientAT. This file runs under the Python
-that has torch and torchaudio (and onnx, onnxruntime), and imports nothing of this library, so it
-can do so from an environment of its own. WEIGHTS is a folder of state dicts that it writes for the
+FOLDER is a checkout of https://github.com/fschmid56/EfficientAT, or for CP-Mobile and CP-ResNet of
+https://github.com/fschmid56/cpjku_dcase23. This file runs under the Python that has torch,
+torchaudio and torchvision (and onnx, onnxruntime), and imports nothing of this library, so it can
+do so from an environment of its own. WEIGHTS is a folder of state dicts that it writes for the
 other contenders: all time the same network.
 """
 
@@ -29,13 +30,8 @@ torch.set_num_threads(int(THREADS))
 def network(name):
   """A network of the released code with seeded weights, also stored for the others."""
   torch.manual_seed(0)
-  dynamic = name.startswith("dymn")
   with contextlib.redirect_stdout(io.StringIO()):  # it prints the complete network
-    if dynamic:
-      from models.dymn.model import get_model
-    else:
-      from models.mn.model import get_model
-    net = get_model(width_mult=int(name.removeprefix("dy").removeprefix("mn")) / 10)
+    net = build(name)
   file = pathlib.Path(WEIGHTS) / f"{name}.pt"
   if not file.exists():
     part = file.with_suffix(f".{os.getpid()}")
@@ -43,18 +39,40 @@ def network(name):
     part.replace(file)
   else:
     net.load_state_dict(torch.load(file))
-  if dynamic:
+  if name.startswith("dymn"):
     for module in net.modules():
       if hasattr(module, "temperature"):
         module.temperature = 1.0
   return net
 
 
-def front_end(perturb):
-  """The released front end, with its range perturbation in training alone."""
-  from models.preprocess import AugmentMelSTFT
+def build(name):
+  """mn04, dymn10, cp_mobile_32, cp_resnet_32: a family, and its width."""
+  size = int(name.lstrip("abcdefghijklmnopqrstuvwxyz_"))
+  if name.startswith("cp_mobile"):
+    from models.cp_mobile_clean import get_model
 
-  mel = AugmentMelSTFT(freqm=0, timem=0)
+    return get_model(base_channels=size)
+  if name.startswith("cp_resnet"):
+    from models.cp_resnet import get_model
+
+    return get_model(base_channels=size)
+  if name.startswith("dymn"):
+    from models.dymn.model import get_model
+  else:
+    from models.mn.model import get_model
+  return get_model(width_mult=size / 10)
+
+
+def front_end(case, perturb):
+  """The released front end, with its range perturbation (and masks) in training alone."""
+  told = case["front_end"]
+  with contextlib.redirect_stdout(io.StringIO()):
+    if "models.mel" in sys.modules or (pathlib.Path(FOLDER) / "models" / "mel.py").exists():
+      from models.mel import AugmentMelSTFT
+    else:
+      from models.preprocess import AugmentMelSTFT
+    mel = AugmentMelSTFT(**told)
   return mel.train() if perturb else mel.eval()
 
 
@@ -64,31 +82,47 @@ def prepare(case):
   """
   batch, part = case["batch"], case["part"]
   rng = np.random.default_rng(0)
-  wave = torch.from_numpy(rng.normal(size=(batch, 320_000)).astype(np.float32) * 0.1)
-  picture = torch.from_numpy(rng.normal(size=(batch, 1, 128, 1000)).astype(np.float32))
+  wave = torch.from_numpy(rng.normal(size=(batch, case["samples"])).astype(np.float32) * 0.1)
+  shape = (batch, 1, *case["log_mel"])
+  picture = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
   if KIND == "onnxruntime" and part != "network":
     raise LookupError("only the network is exported")
   if part == "mel":
-    mel = front_end(False)
+    mel = front_end(case, False)
     return inference(lambda: mel(wave))
   net = network(case["model"])
-  if part == "train":
-    return training(net.train(), picture, torch.from_numpy(targets(rng, batch)))
-  if part == "step":
-    labels = torch.from_numpy(targets(rng, batch))
-    return whole_step(net.train(), front_end(True), wave, labels)
+  if part in ("train", "step"):
+    loss = LOSSES[case["objective"]]
+    labels = torch.from_numpy(targets(rng, batch, case["classes"], case["objective"]))
+    if part == "train":
+      return training(net.train(), loss, picture, labels)
+    return whole_step(net.train(), loss, front_end(case, True), wave, labels)
   net.eval()
   if KIND == "onnxruntime":
     return session(net, picture, case)
   if part == "tag":
-    mel = front_end(False)
+    mel = front_end(case, False)
     return inference(lambda: net(mel(wave)[:, None]))
   return inference(lambda: net(picture))
 
 
-def targets(rng, batch):
-  """Rare labels, as in AudioSet."""
-  return (rng.random(size=(batch, 527)) < 0.01).astype(np.float32)
+LOSSES = {
+  "tags": torch.nn.functional.binary_cross_entropy_with_logits,
+  "classes": torch.nn.functional.cross_entropy,
+}
+
+
+def targets(rng, batch, classes, objective):
+  """Rare tags, as in AudioSet, or a class of each clip."""
+  if objective == "classes":
+    return rng.integers(classes, size=batch)
+  return (rng.random(size=(batch, classes)) < 0.01).astype(np.float32)
+
+
+def logits_of(net, picture):
+  """MN and DyMN also return features."""
+  out = net(picture)
+  return out[0] if isinstance(out, tuple) else out
 
 
 def inference(call):
@@ -101,26 +135,24 @@ def inference(call):
   return run
 
 
-def training(net, picture, labels):
+def training(net, loss, picture, labels):
   """Loss and gradients of all parameters, with batch statistics and dropout."""
 
   def run():
     for parameter in net.parameters():
       parameter.grad = None
-    logits, _ = net(picture)
-    torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
+    loss(logits_of(net, picture), labels).backward()
 
   return run
 
 
-def whole_step(net, mel, wave, labels):
+def whole_step(net, loss, mel, wave, labels):
   """Front end, loss, gradients and Adam; of its forms the fused one, which is the quickest."""
   optimiser = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
 
   def run():
     optimiser.zero_grad()
-    logits, _ = net(mel(wave)[:, None])
-    torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
+    loss(logits_of(net, mel(wave)[:, None]), labels).backward()
     optimiser.step()
 
   return run

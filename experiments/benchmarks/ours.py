@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.benchmarks.serve import serve
 from experiments.benchmarks.stepping import stepping
@@ -27,11 +26,12 @@ from experiments.training.mesh import batch_sharding, make_mesh
 from experiments.training.optim import make_optimiser
 from experiments.training.state import begin_with, init_state
 from experiments.training.step import compile_train_step
-from mobile_jax.config import SIZES
+from mobile_jax.families import ALL_SIZES
 from mobile_jax.inference import tag
+from mobile_jax.losses import class_loss, tag_loss
 from mobile_jax.network import Config, Variables, infer, init_variables, train_outputs
 from mobile_jax.weights.load import read_model
-from pipelines.kaldi_mel import log_mel_32k
+from pipelines.kaldi_mel import KALDI_MEL, log_mel_32k
 
 STEPS = 1000  # of the run that the schedule is told; one costs the same in any
 
@@ -42,7 +42,7 @@ def network(name: str, kernels: str, weights: pathlib.Path) -> tuple[Config, Var
   if file.exists():
     cfg, variables = read_model(file, name=name)
   else:
-    cfg = SIZES[name]
+    cfg = ALL_SIZES[name]
     variables = jax.jit(functools.partial(init_variables, cfg))(jax.random.key(0))
   return cfg.with_compute(kernels=kernels), variables
 
@@ -53,14 +53,17 @@ def prepare(kernels: str, weights: pathlib.Path, case: dict[str, Any]) -> Callab
   """
   batch, part = case["batch"], case["part"]
   rng = np.random.default_rng(0)
-  wave = jnp.asarray(rng.normal(size=(batch, 320_000)).astype(np.float32) * 0.1)
-  mel = jnp.asarray(rng.normal(size=(batch, 128, 1000)).astype(np.float32))
+  wave = jnp.asarray(rng.normal(size=(batch, case["samples"])).astype(np.float32) * 0.1)
+  mel = jnp.asarray(rng.normal(size=(batch, *case["log_mel"])).astype(np.float32))
   if part == "mel":
-    front_end = jax.jit(log_mel_32k)
+    told = ALL_SIZES[case["model"]].mel if case["model"] else KALDI_MEL
+    front_end = jax.jit(functools.partial(log_mel_32k, cfg=told))
     return lambda: front_end(wave).block_until_ready()
   cfg, variables = network(case["model"], kernels, weights)
   if part == "train":
-    labels = jnp.asarray((rng.random(size=(batch, 527)) < 0.01).astype(np.float32))
+    labels = jnp.asarray(targets(rng, batch, cfg))
+    if labels.ndim == 1:
+      labels = jax.nn.one_hot(labels, cfg.classes)
     step = jax.jit(functools.partial(gradients, cfg))
     return lambda: jax.block_until_ready(step(variables, mel, labels, jax.random.key(0)))
   if part == "step":
@@ -75,11 +78,11 @@ def prepare(kernels: str, weights: pathlib.Path, case: dict[str, Any]) -> Callab
 def training_step(
   cfg: Config, variables: Variables, wave: jax.Array, rng: np.random.Generator
 ) -> Callable[[], None]:
-  """The step of AudioSet's recipe without mixup: perturbed front end, loss, gradient, Adam."""
+  """The step of a recipe without mixup: perturbed front end, loss, gradient, Adam."""
   rows = wave.shape[0]
   augment = dataclasses.replace(NO_AUGMENT, perturb=True)
   epochs = Epochs(STEPS, rows, rows)
-  task = supervised_task(cfg, Recipe("tags", augment, None, TemperatureConfig(), epochs))
+  task = supervised_task(cfg, Recipe(cfg.objective, augment, None, TemperatureConfig(), epochs))
   optimiser = make_optimiser(adam(1e-4), STEPS, cfg.compute.kernels)
   mesh = make_mesh(devices=jax.devices()[:1])
   state = begin_with(
@@ -87,9 +90,16 @@ def training_step(
     {"params": variables["params"], "model_state": {"batch_stats": variables["batch_stats"]}},
   )
   step = compile_train_step(task, optimiser, mesh, 0)
-  labels = (rng.random(size=(rows, cfg.classes)) < 0.01).astype(np.float32)
+  labels = targets(rng, rows, cfg)
   batch = jax.device_put({"wave": wave, "labels": labels}, batch_sharding(mesh))
   return stepping(step, state, batch, mesh)
+
+
+def targets(rng: np.random.Generator, rows: int, cfg: Config) -> np.ndarray:
+  """Rare tags f32[rows, classes], as in AudioSet, or the class of each clip i32[rows]."""
+  if cfg.objective == "classes":
+    return rng.integers(cfg.classes, size=rows).astype(np.int32)
+  return (rng.random(size=(rows, cfg.classes)) < 0.01).astype(np.float32)
 
 
 def gradients(
@@ -100,7 +110,8 @@ def gradients(
   def loss(params: Variables) -> tuple[jax.Array, Variables]:
     both = {"params": params, "batch_stats": variables["batch_stats"]}
     outputs, statistics = train_outputs(cfg, both, mel, key)
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(outputs.logits, labels)), statistics
+    rows = class_loss if cfg.objective == "classes" else tag_loss
+    return jnp.mean(rows(outputs.logits, labels)), statistics
 
   return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 

@@ -68,7 +68,8 @@ def test_the_table_compares_with_ours():
     ({"models": ("mn04",), "parts": ("embed",)}, "--parts embed: of none of mn04"),
     ({"models": ("dasheng_bse",)}, "no model is named 'dasheng_bse'; did you mean dasheng_base"),
     ({"chip": "h1000"}, "--chip h1000: choose from v4, v5e"),
-    ({"originals": "nowhere"}, "--originals nowhere: no checkout there"),
+    ({"originals": "nowhere"}, "--originals nowhere: no checkout with mn04; git clone"),
+    ({"models": ("mn44",)}, "no model is named 'mn44'; did you mean mn40"),
     ({"rounds": 0}, "--rounds, --calls, --threads, --seconds and --batches must be positive"),
   ],
 )
@@ -109,7 +110,21 @@ def test_both_families_have_whole_steps():
     ("mel", ""),
     ("embed", "dasheng_micro"),
   ]
-  assert [set(case) == {"part", "model", "batch"} for case in cases] == [True, False, True, False]
+  assert ["seconds" in case for case in cases] == [False, True, False, True]
+
+
+def test_scene_models_are_told_in_what_they_differ():
+  """A second, their own front ends, and one class for a clip."""
+  models = ("mn04", "mn10", "cp_mobile_32", "cp_resnet_32")
+  cases = bench._cases(bench.Bench(models=models, parts=("mel", "step"), batches=(2,)))
+  fronts = {case["model"]: case for case in cases if case["part"] == "mel"}
+  assert set(fronts) == {"", "cp_mobile_32", "cp_resnet_32"}
+  assert fronts[""]["log_mel"] == (128, 1000)
+  student = fronts["cp_mobile_32"]
+  assert (student["samples"], student["log_mel"]) == (32_000, (256, 64))
+  assert fronts["cp_resnet_32"]["log_mel"] == (256, 43)
+  assert (student["classes"], student["objective"]) == (10, "classes")
+  assert student["front_end"]["freqm"] == 48
 
 
 @pytest.mark.slow

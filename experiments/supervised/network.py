@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from dasheng_jax.weights.record import read_record
 from experiments.configs.supervised import SupervisedConfig
 from experiments.supervised.recipe import TemperatureConfig
 from experiments.training.errors import UsageError
@@ -15,9 +17,10 @@ from experiments.training.keys import stream_key
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.dynamic import temperature_at
 from mobile_jax.families import size_of
+from mobile_jax.models import MODELS
 from mobile_jax.network import Config
 from mobile_jax.passt_config import PaSSTConfig
-from mobile_jax.weights.load import read_model
+from mobile_jax.weights.load import open_content, read_model, recorded
 from pipelines import DataConfig
 from pipelines.sets import Objective
 
@@ -47,7 +50,7 @@ def network_of(
   model: Config = cfg.model
   start = None
   if cfg.init:
-    found, _ = read_model(cfg.init, classes=classes, key=jax.random.key(0))
+    found, _ = _weights(cfg, classes, jax.random.key(0))
     if type(found) is not type(cfg.model):
       kinds = [size_of(one).split(" of ")[0] for one in (found, cfg.model)]
       raise UsageError(
@@ -90,10 +93,26 @@ def last_temperature(cfg: TemperatureConfig, epochs: int) -> float:
   return float(temperature_at(epochs - 1, **dataclasses.asdict(cfg)))
 
 
+def _weights(cfg: SupervisedConfig, classes: int, key: jax.Array) -> tuple[Config, Any]:
+  """What `--init` names. PaSST's files, and those of DeiT, go by many names: without a record they
+  are of the recipe's network.
+  """
+  if isinstance(cfg.model, PaSSTConfig) and not _tells_its_network(cfg.init):
+    return read_model(cfg.init, config=cfg.model, classes=classes, key=key)
+  return read_model(cfg.init, classes=classes, key=key)
+
+
+def _tells_its_network(init: str) -> bool:
+  path = Path(init)
+  if init in MODELS or not path.exists():
+    return True
+  return recorded(read_record(path, open_content(path)), path) is not None
+
+
 def _reader(cfg: SupervisedConfig, classes: int) -> Start:
   def read() -> Mapping[str, Any]:
     key = stream_key(cfg.loop.seed, "head")
-    _, variables = read_model(cfg.init, classes=classes, key=key)
+    _, variables = _weights(cfg, classes, key)
     variables = jax.device_get(variables)
     return {
       "params": variables["params"],

@@ -38,6 +38,7 @@ from mobile_jax.inference import tag
 from mobile_jax.models import MODELS
 from mobile_jax.network import init_variables, shapes
 from mobile_jax.passt_config import PaSSTConfig
+from mobile_jax.weights.deit import is_deit, passt_state
 from mobile_jax.weights.names import buffers, rules
 
 Tag = Callable[..., tuple[jax.Array, jax.Array]]
@@ -160,6 +161,13 @@ def _from_state(
   state: Arrays, cfg: Config, source: str, classes: int | None, key: jax.Array | None
 ) -> tuple[Config, dict]:
   state = without_constants(state, cfg, source)
+  if isinstance(cfg, PaSSTConfig) and is_deit(state.tensors):
+    # Of images, whose classes are none of ours: what depends on them is always drawn.
+    tensors = {name: state[name] for name in state.tensors}
+    started = from_torch(passt_state(tensors, cfg, source), *network_of(cfg, source), source=source)
+    cfg = cfg if classes is None else dataclasses.replace(cfg, classes=classes)
+    tree = _with_fresh_head(cfg, started, jax.random.key(0) if key is None else key)
+    return cfg, jax.tree.map(jnp.asarray, tree)
   wanted, cfg = classes, dataclasses.replace(cfg, classes=classes_in(state.tensors, cfg, source))
   table, target = network_of(cfg, source)
   tree = from_torch(state, table, target, source=source)

@@ -282,6 +282,11 @@ def test_what_cannot_be_trained_is_told_before_it_begins(audio, tmp_path):
     (replace(cfg, teacher=str(audio / "x")), "no folder of stored logits"),
     (replace(cfg, teacher=str(audio / "x"), augment=AugmentConfig()), "set --augment.wave_mixup 0"),
     (replace(cfg, optim=replace(cfg.optim, layer_rates=("^nothing=0",))), "fits no parameter"),
+    (replace(cfg, augment=replace(cfg.augment, response_p=0.5)), "--augment.responses: name the"),
+    (
+      replace(cfg, augment=replace(cfg.augment, response_p=0.5, responses=str(audio))),
+      "does not say which device recorded a clip; use all_devices",
+    ),
     (replace(cfg, loop=replace(cfg.loop, batch_size=11), dry_run=True), "is not divisible by"),
   ):
     with contextlib.suppress(SystemExit), pytest.raises(ValueError, match=match) as error:

@@ -31,6 +31,7 @@ from mobile_jax import config
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.losses import class_loss, soft_class_loss, tag_loss
 from mobile_jax.network import infer, init_variables
+from pipelines.impulse_response import Responses
 from pipelines.kaldi_mel import KaldiMelConfig, log_mel_32k
 from pipelines.mixing import mix
 from tests.mobile_jax.fixtures import quick
@@ -92,7 +93,16 @@ def test_without_augmentation_the_network_sees_the_plain_log_mel(batch):
   assert (inputs.share == 1).all()
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(AugmentConfig)])
+# What acts by itself; the others say how one of these acts.
+ACTING = ("gain", "roll", "wave_mixup", "perturb", "mixup", "mixstyle")
+
+
+def test_every_augmentation_is_tried():
+  others = {"responses", "response_p", "response_of", "mixstyle_alpha"}
+  assert {f.name for f in dataclasses.fields(AugmentConfig)} == {*ACTING, *others}
+
+
+@pytest.mark.parametrize("name", ACTING)
 def test_each_augmentation_acts_by_itself_and_is_drawn_from_the_key(batch, name):
   default = getattr(AugmentConfig(), name) or 1.0
   one = recipe(augment=dataclasses.replace(NO_AUGMENT, **{name: default}))
@@ -103,6 +113,38 @@ def test_each_augmentation_acts_by_itself_and_is_drawn_from_the_key(batch, name)
   assert np.abs(first - other).max() > 1e-3
   plain = log_mel_32k(batch["wave"], MEL)
   assert np.abs(first - plain).max() > 1e-3
+
+
+def test_other_microphones_are_heard_by_the_main_device_alone(batch):
+  """A response that delays by ten samples, on two of six clips; drawn by no other stream's key."""
+  late = np.zeros((1, 11), np.float32)
+  late[0, 10] = 1.0
+  main = np.array([1, 0, 1, 0, 0, 0], bool)
+  key = jax.random.key(4)
+
+  def heard(of, main):
+    one = recipe(responses=Responses(late, 1.0, of))
+    return augmented(MODEL, one, {**batch, "main_device": jnp.asarray(main)}, key).log_mel
+
+  delayed = jnp.pad(batch["wave"], ((0, 0), (10, 0)))[:, :SAMPLES]
+  plain, other = log_mel_32k(batch["wave"], MEL), log_mel_32k(delayed, MEL)
+  np.testing.assert_allclose(
+    heard("main_device", main), jnp.where(main[:, None, None], other, plain), atol=2e-4
+  )
+  np.testing.assert_allclose(heard("all_devices", main), other, atol=2e-4)
+
+
+def test_the_share_of_own_statistics_is_drawn_from_its_alpha(batch):
+  mixed = [
+    augmented(
+      MODEL,
+      recipe(augment=dataclasses.replace(NO_AUGMENT, mixstyle=1.0, mixstyle_alpha=alpha)),
+      batch,
+      jax.random.key(1),
+    ).log_mel
+    for alpha in (0.3, 0.4)
+  ]
+  assert np.abs(mixed[0] - mixed[1]).max() > 1e-3
 
 
 def test_labels_are_mixed_as_the_spectrograms_are(batch):

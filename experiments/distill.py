@@ -27,7 +27,7 @@ def main(cfg: SupervisedConfig) -> int:
   if not cfg.teacher and cfg.distil.label_weight and not cfg.dry_run:
     raise UsageError(
       "--teacher: name a folder of stored logits (experiments.write_logits), or the authors' .npy "
-      "with --teacher_ids; --distil.label_weight 0 trains on labels alone"
+      "or .pt with --teacher_ids; --distil.label_weight 0 trains on labels alone"
     )
   return run(cfg, "distill")
 

@@ -3,8 +3,11 @@
 Ours: a folder with `teacher.json` (classes, models, what they heard) and, for each part that a
 writer finished, `logits-00000.npy` f32[n, classes] and `ids-00000.npz`.
 The authors' of MN and DyMN: one `.npy` f[n, classes] and a pickled dictionary from id to row.
+The authors' of the scene models: one `.pt` with a tensor f[n, classes], and the set's meta.csv, in
+which row i is of the recording in line i.
 
-Source of the latter: reference text of MN and DyMN, sections 10.1 and 11.
+Source of the latter two: reference text of MN and DyMN, sections 10.1 and 11; that of the scene
+models, section 6.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy as np
 from pipelines import columns
 from pipelines.columns import PackedStrings
 from pipelines.errors import DataError
+from pipelines.torch_tensor import read_tensor
 
 RECORD = "teacher.json"
 LOGITS, IDS = "logits-{:05d}.npy", "ids-{:05d}.npz"
@@ -72,7 +76,10 @@ class Teacher:
 
 
 def open_teacher(path: str, ids: str = "") -> Teacher:
-  """A folder of ours, or the authors' `.npy` with their dictionary `ids`.
+  """A folder of ours, or the authors' `.npy` or `.pt` with what `ids` says of its rows.
+
+  ids: a pickled dictionary from ids to rows, or a tab-separated `.csv` whose column filename lists
+  the recordings in the order of the rows.
 
   Raises:
     DataError: absent, damaged, logits that are not finite, rows that do not exist, or a dictionary
@@ -81,13 +88,19 @@ def open_teacher(path: str, ids: str = "") -> Teacher:
   place = Path(path).expanduser()
   if place.is_dir():
     return _ours(place)
-  if not place.is_file() or place.suffix != ".npy":
-    raise DataError(f"teacher {path!r}: no folder of stored logits and no .npy file")
+  if not place.is_file() or place.suffix not in (".npy", ".pt"):
+    raise DataError(f"teacher {path!r}: no folder of stored logits and no .npy or .pt file")
   if not ids:
-    raise DataError(f"teacher {path!r}: name its dictionary from ids to rows too (--teacher_ids)")
-  logits = _array(place)
-  rows = read_dictionary(Path(ids).expanduser())
-  _check_rows(rows, len(logits), ids)
+    raise DataError(
+      f"teacher {path!r}: name its dictionary from ids to rows too, or its meta.csv (--teacher_ids)"
+    )
+  logits = _array(place) if place.suffix == ".npy" else _checked(read_tensor(place), place)
+  listed = Path(ids).expanduser()
+  if listed.suffix == ".csv":
+    rows = _listed_rows(listed, len(logits))
+  else:
+    rows = read_dictionary(listed)
+    _check_rows(rows, len(logits), ids)
   return Teacher([logits], rows, (), f"{place.name}, {len(rows):,} recordings")
 
 
@@ -152,6 +165,11 @@ def _array(path: Path, empty: bool = False) -> np.ndarray:
     logits = np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise DataError(f"teacher: {str(path)!r} is absent or no array ({error})") from None
+  return _checked(logits, path, empty)
+
+
+def _checked(logits: np.ndarray, path: Path, empty: bool = False) -> np.ndarray:
+  """The logits, if they can be such."""
   if logits.ndim != 2 or logits.dtype.kind != "f" or not (len(logits) or empty):
     raise DataError(
       f"teacher: {str(path)!r} is {logits.dtype}{list(logits.shape)}; expected floats [n, classes]"
@@ -167,6 +185,21 @@ def _check_rows(rows: dict[str, int], count: int, ids: str) -> None:
   for name, row in rows.items():
     if not 0 <= row < count:
       raise DataError(f"teacher: {ids!r} gives {name!r} row {row}, and there are {count} rows")
+
+
+def _listed_rows(path: Path, count: int) -> dict[str, int]:
+  """{file name without suffix: row} of a table with one line for each of `count` rows."""
+  from pipelines.sets.base import read_table  # only this form needs the readers of sets
+
+  files = [row["filename"] for row in read_table(path, ["filename"], "teacher", "\t")]
+  names = [PurePosixPath(file).stem for file in files]
+  rows = {name: row for row, name in enumerate(names)}
+  if len(names) != count or len(rows) != len(names):
+    raise DataError(
+      f"teacher: {str(path)!r} lists {len(names):,} recordings, {len(rows):,} of them different, "
+      f"and there are {count:,} rows of logits; give the meta.csv that these were made by"
+    )
+  return rows
 
 
 def read_dictionary(path: Path) -> dict[str, int]:

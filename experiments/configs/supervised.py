@@ -81,8 +81,8 @@ class SupervisedConfig:
   # they bring their own network, of which --model changes dropout, compute and the training of mel
   init: str = ""
   fold: str = ""  # the part that is left out, of a set with folds; "all": each in turn
-  teacher: str = ""  # logits to distil from: a folder of ours, or the authors' .npy
-  teacher_ids: str = ""  # the authors' dictionary from ids to rows (.pkl), for a .npy
+  teacher: str = ""  # logits to distil from: a folder of ours, or the authors' .npy or .pt
+  teacher_ids: str = ""  # of a .npy or .pt: the dictionary from ids to rows (.pkl), or meta.csv
   model: Config = SIZES["mn10"]
   # `source` is one NAME=PATH of audioset, openmic, fsd50k, esc50, esc10, dcase20, spoken_digits,
   # folder or table

@@ -10,6 +10,8 @@ import pytest
 from pipelines import DataError, columns
 from pipelines.columns import PackedStrings
 from pipelines.teacher import IDS, LOGITS, RECORD, open_teacher
+from pipelines.torch_tensor import read_tensor
+from tests.mobile_jax.fixtures import GOLDEN
 
 LOGIT_ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -82,6 +84,38 @@ def test_wrong_dictionaries_are_told(authors, content, match):
   with pytest.raises(DataError, match=match) as error:
     open_authors(authors)
   assert "\n" not in str(error.value)
+
+
+def scene_table(folder, names):
+  lines = ["filename\tscene_label", *(f"audio/{name}.wav\tbus" for name in names)]
+  (folder / "meta.csv").write_text("".join(f"{line}\n" for line in lines))
+  return str(folder / "meta.csv")
+
+
+def test_a_tensor_by_the_rows_of_a_table(tmp_path):
+  """As the authors of the scene models store them: row i is of the recording in line i."""
+  names = [f"bus-lyon-1-2-{i}-a" for i in (3, 1, 0, 2, 5, 4)]
+  teacher = open_teacher(str(GOLDEN / "torch_tensor.pt"), scene_table(tmp_path, names))
+  assert (len(teacher), teacher.classes, teacher.names) == (6, 3, ())
+  rows = teacher.rows_of([f"{names[4]}.wav", f"audio/{names[0]}.flac", names[2], "bus-lyon"])
+  assert rows.tolist() == [4, 0, 2, -1]
+  np.testing.assert_array_equal(
+    teacher.logits(rows)[:3], read_tensor(GOLDEN / "torch_tensor.pt")[[4, 0, 2]]
+  )
+
+
+def test_a_table_of_other_recordings_is_refused(tmp_path):
+  stored = str(GOLDEN / "torch_tensor.pt")
+  for names, match in (
+    ("abcde", "lists 5 recordings, 5 of them different, and there are 6 rows"),
+    ("abcdea", "lists 6 recordings, 5 of them different"),
+  ):
+    with pytest.raises(DataError, match=match):
+      open_teacher(stored, scene_table(tmp_path, names))
+  with pytest.raises(DataError, match=r"no table at .*absent\.csv"):
+    open_teacher(stored, str(tmp_path / "absent.csv"))
+  with pytest.raises(DataError, match=r"or its meta\.csv \(--teacher_ids\)"):
+    open_teacher(stored)
 
 
 def test_damaged_files_are_told(authors, ours):

@@ -22,11 +22,11 @@ import numpy as np
 
 from experiments.configs.finetune import labelled_data
 from experiments.configs.supervised import NO_SOURCE
+from experiments.evaluation.part_scores import score_of
 from experiments.evaluation.report import markdown_table
 from experiments.evaluation.scores import Scores
 from experiments.inspection.pictures import draw_left, draw_relus
 from experiments.supervised.network import check_rate
-from experiments.supervised.run import score_of
 from experiments.training import cli
 from experiments.training.entry import say
 from experiments.training.errors import UsageError
@@ -91,7 +91,7 @@ def main(cfg: InspectConfig) -> None:
   dataset = Dataset(cfg.data, labelled.part(cfg.part))
   names = ["", *(name for name in DISTURBANCES if applies(name, model))]
   logits, given, coefficients = _heard(cfg, model, variables, dataset, names)
-  rows = {name: score_of(labelled.objective, x, given) for name, x in logits.items()}
+  rows = {name: score_of(labelled, x, given) for name, x in logits.items()}
   folder = Path(cfg.out)
   folder.mkdir(parents=True, exist_ok=True)
   table = _table(rows)

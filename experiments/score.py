@@ -5,8 +5,8 @@ r"""Scores taggers and scene models on a labelled set: one row each, and what li
 
 Of every recording one clip of `data.crop_seconds` is heard (`data.crop` says which), or with
 `--whole` all of it, as the released evaluation of sets with long recordings does. `--out` gets
-scores.json and scores.md, and for each model classes.csv and, where clips have one class,
-confusion.png.
+scores.json and scores.md, and for each model classes.csv, where clips have one class confusion.png,
+and where the set knows what recorded them devices.csv and devices.md.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import numpy as np
 
 from experiments.configs.finetune import labelled_data
 from experiments.configs.supervised import NO_SOURCE
-from experiments.evaluation.report import write_report
-from experiments.evaluation.scores import Scores, per_class_table
+from experiments.evaluation.part_scores import score_of
+from experiments.evaluation.scores import Scores
+from experiments.supervised.devices import add_devices
 from experiments.supervised.network import check_rate
-from experiments.supervised.pictures import draw_confusion
-from experiments.supervised.report import score_network, score_table
-from experiments.supervised.run import score_of
+from experiments.supervised.report import score_network, score_table, write_details
 from experiments.training import cli
 from experiments.training.entry import say
 from experiments.training.errors import UsageError
@@ -39,7 +38,7 @@ from pipelines import DataConfig, Dataset, decode
 from pipelines.dataset import check_share
 from pipelines.errors import BadAudio
 from pipelines.progress import Progress
-from pipelines.sets import Objective, open_set
+from pipelines.sets import TrainingSet, open_set
 
 _DATA = labelled_data(10.0, "single")
 
@@ -76,6 +75,7 @@ def main(cfg: ScoreConfig) -> None:
   crop = "single" if cfg.whole else cfg.data.crop
   data = dataclasses.replace(cfg.data, holdout=0.0, crop=crop)
   dataset = Dataset(data, labelled.part(cfg.part))
+  add_devices(dataset, labelled)
   networks = {spec: read_model(spec) for spec in cfg.models}
   for spec, (model, _) in networks.items():
     if model.classes != len(labelled.classes):
@@ -87,9 +87,9 @@ def main(cfg: ScoreConfig) -> None:
   rows: list[tuple[str, Scores]] = []
   for spec, (model, variables) in networks.items():
     if cfg.whole:
-      scores = score_whole(model, variables, dataset, labelled.objective, cfg.grid)
+      scores = score_whole(model, variables, dataset, labelled, cfg.grid)
     else:
-      scores = score_network(model, variables, dataset, labelled.objective, cfg.batch_size)
+      scores = score_network(model, variables, dataset, labelled, cfg.batch_size)
     rows.append((_short(spec, cfg.models), scores))
   table = score_table(rows)
   print(table)
@@ -98,7 +98,7 @@ def main(cfg: ScoreConfig) -> None:
 
 
 def score_whole(
-  model: Config, variables: dict, dataset: Dataset, objective: Objective, grid: float
+  model: Config, variables: dict, dataset: Dataset, labelled: TrainingSet, grid: float
 ) -> Scores:
   """The scores of a network that hears every recording at its own length, one by one."""
   forward = jax.jit(functools.partial(tag, model))
@@ -127,7 +127,7 @@ def score_whole(
     raise UsageError(f"{dataset.sources[0].name}: none of its recordings can be read")
   examples = np.array(kept)
   given = {name: values_of(examples) for name, values_of in dataset.fields.items()}
-  return score_of(objective, np.concatenate(logits), given)
+  return score_of(labelled, np.concatenate(logits), given)
 
 
 def _write(
@@ -140,9 +140,7 @@ def _write(
   (folder / "scores.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
   for number, (name, scores) in enumerate(rows):
     end = "" if len(rows) == 1 else f"_{number}"
-    write_report(folder / f"classes{end}.csv", per_class_table(scores, classes), table)
-    if scores.confusion is not None:
-      draw_confusion(scores.confusion, classes, folder / f"confusion{end}.png", name)
+    write_details(scores, classes, folder, name, end)
   say(f"scores and pictures are in {folder}")
 
 

@@ -84,8 +84,8 @@ class SupervisedConfig:
   teacher: str = ""  # logits to distil from: a folder of ours, or the authors' .npy or .pt
   teacher_ids: str = ""  # of a .npy or .pt: the dictionary from ids to rows (.pkl), or meta.csv
   model: Config = SIZES["mn10"]
-  # `source` is one NAME=PATH of audioset, openmic, fsd50k, esc50, esc10, dcase20, spoken_digits,
-  # folder or table
+  # `source` is one NAME=PATH of audioset, openmic, fsd50k, esc50, esc10, dcase20, tau22,
+  # tau22_joined, spoken_digits, folder or table
   data: DataConfig = DataConfig(source=NO_SOURCE, sample_rate=SAMPLE_RATE, crop="single")
   augment: AugmentConfig = AugmentConfig()
   distil: DistilConfig = DistilConfig()

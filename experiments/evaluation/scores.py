@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,15 @@ class Scores:
     means: name -> figure, in [0, 1] but for d_prime; the first is the one that papers report.
     per_class: name -> one figure for each class, NaN where the set cannot judge it.
     confusion: [class, predicted class] counts, where clips have one class.
+    devices, groups: the same figures of the clips of each recording device, and of groups of such,
+      where the set knows them.
   """
 
   means: dict[str, float]
   per_class: dict[str, np.ndarray]
   confusion: np.ndarray | None = None
+  devices: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
+  groups: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
 
   def row(self) -> list[str]:
     """Cells of a table."""
@@ -49,19 +53,26 @@ def class_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
   confusion = np.zeros((classes, classes), np.int64)
   np.add.at(confusion, (labels, found), 1)
   total = confusion.sum(axis=1)
+  losses = clip_log_loss(logits, labels)
   with np.errstate(invalid="ignore"):
-    per_class = np.where(total > 0, np.diag(confusion) / total, np.nan)
-  shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-  log_sum = np.log(np.exp(shifted).sum(axis=1))
+    right = np.where(total > 0, np.diag(confusion) / total, np.nan)
+    loss = np.where(total > 0, np.bincount(labels, losses, classes) / total, np.nan)
   return Scores(
     {
       "accuracy": float(np.mean(found == labels)),
-      "class_accuracy": float(np.nanmean(per_class)),
-      "log_loss": float(np.mean(log_sum - shifted[np.arange(len(labels)), labels])),
+      "class_accuracy": float(np.nanmean(right)),
+      "log_loss": float(np.mean(losses)),
     },
-    {"accuracy": per_class, "clips": total.astype(np.float64)},
+    {"accuracy": right, "log_loss": loss, "clips": total.astype(np.float64)},
     confusion,
   )
+
+
+def clip_log_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """-ln p of each clip's class: f64[n], from logits f32[n, k] and labels i32[n]."""
+  shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+  log_sum = np.log(np.exp(shifted).sum(axis=1))
+  return log_sum - shifted[np.arange(len(labels)), labels]
 
 
 def tag_scores(logits: np.ndarray, targets: np.ndarray, judged: np.ndarray | None = None) -> Scores:

@@ -12,9 +12,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.configs.supervised import SupervisedConfig
+from experiments.evaluation.device_scores import device_records, device_table
+from experiments.evaluation.part_scores import score_of
 from experiments.evaluation.report import markdown_table, write_report
-from experiments.evaluation.scores import Scores, class_scores, per_class_table, tag_scores
-from experiments.supervised.pictures import draw_confusion
+from experiments.evaluation.scores import Scores, per_class_table
+from experiments.supervised.pictures import draw_confusions
 from experiments.training.metrics import FILE as METRICS_FILE
 from experiments.training.metrics import write_json
 from experiments.training.pictures import loss_curve
@@ -22,7 +24,7 @@ from mobile_jax.inference import tag
 from mobile_jax.network import Config
 from mobile_jax.weights.load import has_names, write_folder, write_model
 from pipelines import Dataset, evaluation_batches
-from pipelines.sets import Objective, TrainingSet
+from pipelines.sets import TrainingSet
 
 
 class Report(NamedTuple):
@@ -41,23 +43,19 @@ def report_run(
   batch_size: int,
   devices: Sequence[jax.Device],
 ) -> Report:
-  """Writes export/, the pictures, classes.csv, report.md and last report.json into the folder.
+  """Writes export/, the pictures, the tables and last report.json into the folder.
 
+  The tables are report.md, classes.csv, and devices.csv and devices.md where the set has devices.
   batch_size, devices: as in `score_network`.
   """
   exported = _export(cfg.model, variables, workdir / "export")
-  scores = score_network(cfg.model, variables, test, labelled.objective, batch_size, devices)
+  scores = score_network(cfg.model, variables, test, labelled, batch_size, devices)
   name = f"{labelled.name}{f' fold {cfg.fold}' if cfg.fold else ''}"
   record = {"set": name, "clips": len(test), "init": cfg.init or "random", **scores.means}
   table = score_table([(name, scores)])
   (workdir / "report.md").write_text(table + "\n", encoding="utf-8")
-  write_report(workdir / "classes.csv", per_class_table(scores, labelled.classes), table)
   pictures = [loss_curve(workdir / METRICS_FILE, workdir / "loss.png", title="Loss", chance=None)]
-  if scores.confusion is not None:
-    title = f"{name}: {scores.means['accuracy']:.1%} right"
-    pictures.append(
-      draw_confusion(scores.confusion, labelled.classes, workdir / "confusion.png", title)
-    )
+  pictures += write_details(scores, labelled.classes, workdir, name)
   write_json(workdir / "report.json", record)
   summary = {
     **scores.means,
@@ -65,6 +63,26 @@ def report_run(
     "pictures": ", ".join(str(p) for p in pictures),
   }
   return Report(summary, table)
+
+
+def write_details(
+  scores: Scores, classes: Sequence[str], folder: Path, name: str, end: str = ""
+) -> list[Path]:
+  """Writes what lies behind the figures of a set; returns the pictures.
+
+  classes.csv always, confusion.png where clips have one class, and devices.csv and devices.md where
+  devices are known; `end` follows each of these names.
+  """
+  table = score_table([(name, scores)])
+  write_report(folder / f"classes{end}.csv", per_class_table(scores, classes), table)
+  if scores.devices:
+    records = device_records(scores)
+    for suffix in (".csv", ".md"):
+      write_report(folder / f"devices{end}{suffix}", records, device_table(records))
+  if scores.confusion is None:
+    return []
+  parts = {name: scores} | {f"{group} devices": found for group, found in scores.groups.items()}
+  return [draw_confusions(parts, classes, folder / f"confusion{end}.png")]
 
 
 def _export(model: Config, variables: dict[str, Any], folder: Path) -> Path:
@@ -104,12 +122,13 @@ def score_network(
   model: Config,
   variables: dict[str, Any],
   dataset: Dataset,
-  objective: Objective,
+  labelled: TrainingSet,
   batch_size: int = 32,
   devices: Sequence[jax.Device] | None = None,
 ) -> Scores:
   """The scores of a network on a whole data set, clip by clip as its configuration cuts them.
 
+  labelled: the set that the data set is a part of.
   batch_size: clips on each device at once. devices: of this process; None is all of them.
   """
   devices = jax.local_devices() if devices is None else devices
@@ -127,6 +146,4 @@ def score_network(
       given.append({name: batch[name][real] for name in dataset.fields})
   logits = np.concatenate(outputs)
   table = {name: np.concatenate([part[name] for part in given]) for name in given[0]}
-  if objective == "classes":
-    return class_scores(logits, table["labels"])
-  return tag_scores(logits, table["labels"], table.get("judged"))
+  return score_of(labelled, logits, table)

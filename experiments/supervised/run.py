@@ -20,7 +20,8 @@ from jax.sharding import Mesh
 
 from dasheng_jax.errors import ConfigError
 from experiments.configs.supervised import NO_SOURCE, SupervisedConfig
-from experiments.evaluation.scores import Scores, class_scores, tag_scores
+from experiments.evaluation.part_scores import score_of
+from experiments.supervised.devices import add_devices, add_main_device
 from experiments.supervised.network import Start, check_rate, network_of
 from experiments.supervised.recipe import DistilConfig
 from experiments.supervised.report import folds_table, report_run
@@ -46,7 +47,7 @@ from mobile_jax.families import Config, size_of
 from pipelines import Dataset, batches, evaluation_batches
 from pipelines.impulse_response import Responses, read_responses
 from pipelines.ledger import Ledger
-from pipelines.sets import Objective, TrainingSet, open_set
+from pipelines.sets import TrainingSet, open_set
 from pipelines.teacher import Teacher, open_teacher
 
 ALL = "all"  # in place of a fold
@@ -168,6 +169,9 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
 
   trainset, test = part("train"), part("test")
   held_out = part("validation") if "validation" in labelled.parts else test
+  add_main_device(trainset, labelled)
+  for scored in (held_out, test):
+    add_devices(scored, labelled)
   if labelled.objective == "tags" and cfg.distil.mean_over != DistilConfig.mean_over:
     raise UsageError("--distil.mean_over: is of clips with one class; this set has tags")
   classes = len(labelled.classes)
@@ -204,13 +208,6 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
     teacher=teacher,
     responses=recipe.responses,
   )
-
-
-def score_of(objective: Objective, outputs: np.ndarray, given: dict[str, np.ndarray]) -> Scores:
-  """The scores of outputs over a whole part, from what its batches held besides waves."""
-  if objective == "classes":
-    return class_scores(outputs, given["labels"])
-  return tag_scores(outputs, given["labels"], given.get("judged"))
 
 
 def _optimiser(cfg: SupervisedConfig, model: Config, epochs: Epochs) -> Optimiser:
@@ -281,7 +278,6 @@ def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
   skipped = tuple(row for part in parts.values() for row in part.skipped)
   say_unusable(skipped)
   loop = cfg.loop.in_steps(ready.epochs.steps, ready.epochs.clips)
-  objective = ready.labelled.objective
   the_run = Run(
     task=ready.task,
     optimiser=ready.optimiser,
@@ -299,7 +295,7 @@ def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
     young=config_io.to_dict(dataclasses.replace(SupervisedConfig(), model=cfg.model)),
     prog=prog,
     start=ready.start,
-    score=lambda outputs, given: score_of(objective, outputs, dict(given)).means,
+    score=lambda outputs, given: score_of(ready.labelled, outputs, given).means,
   )
   began = time.monotonic()
   try:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
-from pipelines.sets.base import Objective, TrainingSet
+from pipelines.sets.base import Objective, RecordingDevices, TrainingSet
 from pipelines.sets.dcase20 import dcase20
 from pipelines.sets.esc import esc10, esc50
 from pipelines.sets.openmic import openmic
 from pipelines.sets.own import folder, table
 from pipelines.sets.spoken_digits import spoken_digits
 from pipelines.sets.tagged import audioset, fsd50k
+from pipelines.sets.tau22 import tau22, tau22_joined
 
 SETS: dict[str, Callable[[str, DataConfig, str], TrainingSet]] = {
   "audioset": audioset,
@@ -22,12 +23,14 @@ SETS: dict[str, Callable[[str, DataConfig, str], TrainingSet]] = {
   "esc50": esc50,
   "esc10": esc10,
   "dcase20": dcase20,
+  "tau22": tau22,
+  "tau22_joined": tau22_joined,
   "spoken_digits": spoken_digits,
   "folder": folder,
   "table": table,
 }
 
-__all__ = ["SETS", "Objective", "TrainingSet", "open_set"]
+__all__ = ["SETS", "Objective", "RecordingDevices", "TrainingSet", "open_set"]
 
 
 def open_set(spec: str, cfg: DataConfig, fold: str = "") -> TrainingSet:

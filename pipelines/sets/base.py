@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,28 @@ Objective = Literal["classes", "tags"]
 
 
 @dataclasses.dataclass(frozen=True)
+class RecordingDevices:
+  """Which device recorded what, of a set that several devices recorded.
+
+  Attributes:
+    names: of the devices, in the order of their numbers.
+    main: the one that recorded most; impulse responses are for its clips.
+    groups: names of devices by group, such as those that the training part lacks.
+    of: the device that made the recording with this id.
+  """
+
+  names: tuple[str, ...]
+  main: str
+  groups: Mapping[str, tuple[str, ...]]
+  of: Callable[[str], str]
+
+  def numbers(self, ids: Iterable[str]) -> np.ndarray:
+    """Number i32[n] of the device of each recording."""
+    number = {name: i for i, name in enumerate(self.names)}
+    return np.fromiter((number[self.of(name)] for name in ids), np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingSet:
   """A labelled set, split as its publishers split it.
 
@@ -29,6 +51,7 @@ class TrainingSet:
     parts: sources by part; "train" and "test" are always there, "validation" where it is published.
     seconds: length of a clip as the released recipes cut it.
     folds: what `fold` may be, where the set has folds, and `fold`, the one that is left out.
+    devices: what recorded the clips, where the set says so.
   """
 
   name: str
@@ -38,6 +61,7 @@ class TrainingSet:
   seconds: float
   folds: tuple[str, ...] = ()
   fold: str = ""
+  devices: RecordingDevices | None = None
 
   def part(self, name: str) -> tuple[Source, ...]:
     """The sources of a part; DataError names those that there are."""

@@ -18,9 +18,12 @@ def test_one_class_per_clip():
   assert scores.means["class_accuracy"] == 0.5  # of the two classes that occur
   want = -np.mean(np.log([0.7, 0.8, 0.3, 0.2]))
   assert scores.means["log_loss"] == pytest.approx(want, rel=1e-6)
+  np.testing.assert_allclose(
+    scores.per_class["log_loss"], [-np.log(0.14) / 2, -np.log(0.24) / 2, np.nan], rtol=1e-6
+  )
   assert scores.confusion.tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
   table = per_class_table(scores, ["a", "b", "c"])
-  assert table[-1] == {"class": "c", "accuracy": None, "clips": 0.0}
+  assert table[-1] == {"class": "c", "accuracy": None, "log_loss": None, "clips": 0.0}
 
 
 def test_tags():

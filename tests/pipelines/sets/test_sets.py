@@ -10,7 +10,6 @@ import soundfile
 from pipelines import DataConfig, DataError, Dataset, batches, evaluation_batches
 from pipelines.importance import label_weights, weighted_draw
 from pipelines.sets import SETS, open_set
-from pipelines.sets.dcase20 import device_of
 from pipelines.sets.tagged import youtube_id
 from tests.pipelines.conftest import tone
 
@@ -82,26 +81,6 @@ def test_spoken_digits_leave_a_speaker_out(tmp_path):
   assert len(found.classes) == 10
   with pytest.raises(DataError, match=r"no speaker 'eva'; there are anna, ben"):
     open_set(f"spoken_digits={tmp_path}", CFG, "eva")
-
-
-def test_scenes_are_split_by_the_published_tables(tmp_path):
-  names = ["tram-lyon-1-2-a", "airport-oslo-3-4-s1", "tram-lyon-5-6-b"]
-  text(
-    tmp_path / "meta.csv",
-    "filename\tscene_label\tidentifier\tsource_label",
-    *(f"audio/{n}.wav\t{n.split('-')[0]}\tx\t{n[-1]}" for n in names),
-  )
-  setup = tmp_path / "evaluation_setup"
-  train = (f"audio/{n}.wav\t{n.split('-')[0]}" for n in names[:2])
-  text(setup / "fold1_train.csv", "filename\tscene_label", *train)
-  text(setup / "fold1_evaluate.csv", "filename\tscene_label", f"audio/{names[2]}.wav\ttram")
-  for n, name in enumerate(names):
-    write(tmp_path / "audio" / f"{name}.wav", n, rate=44_100)
-  found = open_set(f"dcase20={tmp_path}", CFG)
-  assert found.classes == ("airport", "tram")
-  assert labels(found, "train") == {f"{names[0]}.wav": "tram", f"{names[1]}.wav": "airport"}
-  assert labels(found, "test") == {f"{names[2]}.wav": "tram"}
-  assert [device_of(name) for name in ids(found, "train")] == ["a", "s1"]
 
 
 def test_a_folder_for_each_class(tmp_path):

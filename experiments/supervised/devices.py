@@ -17,9 +17,9 @@ def add_main_device(dataset: Dataset, labelled: TrainingSet) -> None:
   """
   if labelled.devices is None:
     return
-  main = labelled.devices.names.index(labelled.devices.main)
+  is_main = np.array([name == labelled.devices.main for name in labelled.devices.names] + [False])
   number_of = _device_numbers(dataset, labelled)
-  dataset.fields["main_device"] = lambda examples: number_of(examples) == main
+  dataset.fields["main_device"] = lambda examples: is_main[number_of(examples)]  # -1 is the last
 
 
 def add_devices(dataset: Dataset, labelled: TrainingSet) -> None:

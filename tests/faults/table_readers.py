@@ -1,7 +1,8 @@
-"""Manifests: text without a checksum, so a damaged row may say something else that is sound."""
+"""Manifests, which have no checksum, so a damaged row may say something else; stored logits."""
 
 import json
 import pathlib
+import zipfile
 
 import numpy as np
 import soundfile
@@ -9,8 +10,10 @@ import soundfile
 from pipelines import DataConfig, index
 from pipelines.errors import DataError
 from pipelines.sources import open_source
+from pipelines.torch_tensor import read_tensor
 from tests.faults.damage import Damage
 from tests.faults.readers import Reader, assert_refusal
+from tests.mobile_jax.fixtures import GOLDEN
 
 ROWS = 5
 
@@ -82,4 +85,32 @@ class Manifest(Reader):
     return False
 
 
-READERS = {"manifest": Manifest}
+class StoredTensor(Reader):
+  """A .pt file of one tensor, or its pickle behind a right checksum: refused, or stored numbers."""
+
+  def __init__(self, folder: pathlib.Path):
+    super().__init__(folder)
+    stored = GOLDEN / "torch_tensor.pt"
+    with zipfile.ZipFile(stored) as archive:
+      self.members = {name: archive.read(name) for name in archive.namelist()}
+    self.pickle = next(name for name in self.members if name.endswith("data.pkl"))
+    self.whole = read_tensor(stored)
+    self.originals = [stored.read_bytes(), self.members[self.pickle]]
+
+  def read(self, number: int, damage: Damage) -> bool:
+    path = self.folder / "logits.pt"
+    path.write_bytes(damage.data)
+    if number:
+      with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (self.members | {self.pickle: damage.data}).items():
+          archive.writestr(name, content)
+    try:
+      found = read_tensor(path)
+    except DataError as error:
+      assert_refusal(error)
+      return True
+    assert np.array_equal(found, self.whole) if not number else np.isin(found, self.whole).all()
+    return False
+
+
+READERS = {"manifest": Manifest, "stored tensor": StoredTensor}

@@ -1,11 +1,11 @@
-"""Damaged manifests."""
+"""Damaged manifests and stored logits."""
 
 import pytest
 
 from tests.faults import fuzzing
 
 pytestmark = [pytest.mark.faults, pytest.mark.fault(14)]
-COUNTS = {"manifest": 1500}
+COUNTS = {"manifest": 1500, "stored tensor": 1500}
 
 
 @pytest.mark.parametrize("name", COUNTS)

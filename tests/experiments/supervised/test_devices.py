@@ -12,6 +12,7 @@ from experiments import score
 from experiments.configs.finetune import adam, labelled_data
 from experiments.configs.supervised import EpochLoopConfig, SupervisedConfig
 from experiments.supervised import run as module
+from experiments.supervised.devices import add_main_device
 from experiments.supervised.recipe import AugmentConfig, DistilConfig
 from experiments.supervised.run import run
 from experiments.training.mesh import make_mesh
@@ -66,6 +67,9 @@ def test_batches_say_who_recorded(scenes, tmp_path):
   assert batch["main_device"].tolist() == [device_of(str(i)) == "a" for i in batch["id"]]
   assert batch["main_device"].sum() == 2
   assert ready.train.fields["main_device"](np.array([-1, 0])).tolist() == [False, True]
+  known = ready.labelled.devices
+  add_main_device(ready.train, replace(ready.labelled, devices=replace(known, main="z")))
+  assert not ready.train.fields["main_device"](np.arange(4)).any()
   with evaluation_batches(ready.test, 4) as steps:
     batch = next(steps)
   assert batch["device"].tolist() == [3, 0, -1, -1]  # s4 and a, of a, b, s1 and s4

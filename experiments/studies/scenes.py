@@ -193,6 +193,7 @@ def _student(cfg: StudyConfig, row: Ensemble, seed: int, logits: Cell) -> Cell:
 # Figures of report.json, and what the tables call them.
 _NAMES = {
   "accuracy": "accuracy",
+  "accuracy_real": "real_accuracy",
   "accuracy_seen": "seen_accuracy",
   "accuracy_unseen": "unseen_accuracy",
 }
@@ -203,7 +204,7 @@ def _figures(prefix: str, seed: int) -> Callable[[Any], Points]:
   """What report.json says of a teacher or a student, a point for each seed."""
 
   def points(report: Mapping[str, Any]) -> Points:
-    found = {f"{prefix}{ours}": float(report[name]) for name, ours in _NAMES.items()}
+    found = {f"{prefix}{ours}": report[name] for name, ours in _NAMES.items() if name in report}
     return {f"seed {seed}": found}
 
   return points

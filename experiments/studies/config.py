@@ -28,6 +28,8 @@ class StudyConfig:
   fold: str = ""  # what is left out, of studies that leave out one part; empty: the set's first
   # of studies of scenes: the networks that teach, as the recipes end; empty: those of the paper
   teachers: tuple[str, ...] = ()
+  # of the study of methods: some of dirfms, dir, fms, none
+  methods: tuple[str, ...] = ("dirfms", "dir", "fms", "none")
   recipes: str = "tau22"  # of these: how the names of the training recipes begin
   responses: str = ""  # of these: folder of microphones' impulse responses
   commands: bool = False  # print the commands, for other machines or other hands, and end

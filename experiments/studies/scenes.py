@@ -81,9 +81,11 @@ def teacher_size(cfg: StudyConfig) -> Study:
 
 def device_methods(cfg: StudyConfig) -> Study:
   """Table 2: teachers with and without what makes them hear other devices, and their students."""
+  if not cfg.methods or set(cfg.methods) - set(METHODS):
+    raise UsageError(f"--methods {' '.join(cfg.methods)}: choose from {', '.join(METHODS)}")
   rows = [
     Ensemble(f"{size}, {method}", (Member(size, method),), False)
-    for method in METHODS
+    for method in cfg.methods
     for size in _teachers(cfg)
   ]
   return _study(cfg, rows, "accuracy of students, by how their teacher was trained")

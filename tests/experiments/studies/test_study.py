@@ -163,6 +163,7 @@ def test_what_scenes_need_is_named(tmp_path):
   for changes, match in (
     ({"init": ""}, "--init is missing: passt begins .* --teachers cp_resnet_56 cp_mobile_32"),
     ({"responses": ""}, "--responses is missing"),
+    ({"methods": ("dirms",)}, "--methods dirms: choose from dirfms, dir, fms, none"),
     ({"teachers": ("cp_mobile_33",)}, "--teachers cp_mobile_33: choose from cp_mobile_32"),
   ):
     with pytest.raises(UsageError, match=match):

@@ -33,7 +33,7 @@ TEST_ENV := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/.cache/
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NPROC=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow test-faults soak test-torch test-hear bench lint format env clean distclean
+.PHONY: help demo test test-slow test-faults soak test-torch test-export test-hear bench lint format env clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -56,6 +56,9 @@ soak: $(VENV)/.core  ## half an hour of the pipeline and the step: memory, handl
 
 test-torch: $(VENV)/.torch  ## the quick ones of these with PyTorch
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "torch and not slow" $(ARGS)
+
+test-export: $(VENV)/.export  ## LiteRT, int8 and ONNX files beside the JAX models
+	@$(PYTEST) -q -m "slow or not slow" tests/experiments/test_export.py $(ARGS)
 
 # The sizes go by the environment, because the validator passes a path alone.
 test-hear: $(HEAR)/.hear  ## the public HEAR validator on MN, DyMN and Dasheng
@@ -105,6 +108,11 @@ $(VENV)/.dev: $(VENV)/.core
 $(VENV)/.torch: $(VENV)/.dev
 	@echo "make: installing PyTorch"
 	@$(BIN)/python -m pip install --quiet -e '.[torch]' $(PIN)
+	@touch $@
+
+$(VENV)/.export: $(VENV)/.dev
+	@echo "make: installing the export runtimes"
+	@$(call install,-e '.[export]' $(PIN))
 	@touch $@
 
 # The validator asks for Python below 3.9 for no reason that shows, and for TensorFlow by another name.

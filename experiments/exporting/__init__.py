@@ -1,0 +1,1 @@
+"""Networks as files for phones and other runtimes: wave in, logits out (`experiments.export`)."""

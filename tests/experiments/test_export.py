@@ -143,6 +143,23 @@ def test_litert_says_what_jax_says(converted, clips, logits):
   assert_near(np.stack([file(clip) for clip in clips]), logits)
 
 
+def test_what_the_converter_refuses_is_said_in_one_line():
+  with pytest.raises(UsageError, match="the LiteRT converter refuses .*strided_slice") as caught:
+    litert.litert(lambda wave: jnp.fft.rfft(wave)[:, :3].real, 512)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mn01", "cp_resnet_32"])
+def test_other_families(name):
+  """MN goes as `mobile_jax` traces it, CP-ResNet by a form with groups and pools."""
+  cfg = mobile_jax.ALL_SIZES[name].with_compute(kernels="xla")
+  variables, (clip,) = random_variables(cfg), waves(1, 32_000)
+  file = litert.LiteRT(litert.litert(whole(cfg, variables), 32_000))
+  tag = jax.jit(lambda wave: mobile_jax.tag(cfg, variables, wave)[0])
+  assert_near(file(clip), np.asarray(tag(jnp.asarray(clip[None])))[0])
+
+
 def test_onnx_says_what_jax_says(extra, converted, clips, logits):
   file = Onnx(onnx(converted))
   assert file.samples == SAMPLES

@@ -34,17 +34,24 @@ def safe_norm(x: Float[Array, "b f t c"]) -> Float[Array, "b c"]:
   return jnp.where(silent, 0.0, jnp.sqrt(jnp.where(silent, 1.0, squares)))
 
 
+def response_norm(
+  x: Float[Array, "b f t c"], gamma: Float[Array, " 1"], beta: Float[Array, " 1"]
+) -> Float[Array, "b f t c"]:
+  """Behind the sum: x + gamma x N + beta, N a channel's norm by the mean of all norms."""
+  norms = safe_norm(x)
+  share = norms / (jnp.mean(norms, axis=1, keepdims=True) + _GRN_EPS)
+  factor = 1.0 + gamma[None] * share
+  return x * factor[:, None, None] + beta[None, None, None]
+
+
 class ResponseNorm(nn.Module):
-  """y = x + gamma x N + beta, N a channel's norm by the mean of all norms; scalars for a block."""
+  """`response_norm` with its two scalars for a block."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "b f t c"]) -> Float[Array, "b f t c"]:
     gamma = self.param("gamma", nn.initializers.zeros, (1,))
     beta = self.param("beta", nn.initializers.zeros, (1,))
-    norms = safe_norm(x)
-    share = norms / (jnp.mean(norms, axis=1, keepdims=True) + _GRN_EPS)
-    factor = 1.0 + gamma[None] * share
-    return x * factor[:, None, None] + beta[None, None, None]
+    return response_norm(x, gamma, beta)
 
 
 class CPBlock(nn.Module):

@@ -109,7 +109,7 @@ def depthwise_taps(
   pad = (size - 1) // 2 * dilation
   terms = [
     shifted * per_channel(kernel[..., row, column, :])
-    for row, column, shifted in _shifted(x, size, pad, both_strides(stride), dilation)
+    for row, column, shifted in shifted(x, size, pad, both_strides(stride), dilation)
   ]
   return functools.reduce(jnp.add, terms)
 
@@ -123,7 +123,7 @@ def average_pool(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b 
 
 def average_pool_cells(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b f2 t2 c"]:
   """As nine shifted copies."""
-  cells = [cell for _, _, cell in _shifted(x, 3, 1, both_strides(stride), 1)]
+  cells = [cell for _, _, cell in shifted(x, 3, 1, both_strides(stride), 1)]
   return functools.reduce(jnp.add, cells) * (1 / 9)
 
 
@@ -135,7 +135,7 @@ def average_pool_windows(x: Float[Array, "b f t c"], stride: Stride) -> Float[Ar
   return jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, around) * (1 / 9)
 
 
-def _shifted(
+def shifted(
   x: jax.Array, size: int, pad: int, strides: tuple[int, int], dilation: int
 ) -> Iterator[tuple[int, int, jax.Array]]:
   """(row, column, what it sees of the padded map) of every tap of a size x size window."""

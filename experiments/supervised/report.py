@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,18 +131,32 @@ def score_network(
   batch_size: clips on each device at once. devices: of this process; None is all of them.
   """
   devices = jax.local_devices() if devices is None else devices
-  mesh = Mesh(np.array(devices), "data")
-  whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
   if len(devices) > 1:  # XLA does not split the CPU's own kernels over devices
     model = model.with_compute(kernels="xla")
+
+  def logits(variables: dict[str, Any], wave: jax.Array) -> jax.Array:
+    return tag(model, variables, wave)[0]
+
+  return score_of(labelled, *outputs_of(logits, variables, dataset, batch_size, devices))
+
+
+def outputs_of(
+  forward: Callable[[Any, jax.Array], jax.Array],
+  variables: Any,
+  dataset: Dataset,
+  batch_size: int,
+  devices: Sequence[jax.Device],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """(outputs, labels and the like) of all clips, of any (variables, wave f32[b, s]) -> [b, ...]."""
+  mesh = Mesh(np.array(devices), "data")
+  whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
   variables = jax.device_put(variables, whole)
-  forward = jax.jit(functools.partial(tag, model), in_shardings=(whole, rows))
+  compiled = jax.jit(forward, in_shardings=(whole, rows))
   outputs, given = [], []
   with evaluation_batches(dataset, batch_size * len(devices)) as batches:
     for batch in batches:
       real = batch["mask"]
-      outputs.append(np.asarray(forward(variables, batch["wave"])[0])[real])
+      outputs.append(np.asarray(compiled(variables, batch["wave"]))[real])
       given.append({name: batch[name][real] for name in dataset.fields})
-  logits = np.concatenate(outputs)
   table = {name: np.concatenate([part[name] for part in given]) for name in given[0]}
-  return score_of(labelled, logits, table)
+  return np.concatenate(outputs), table

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from experiments.evaluation.part_scores import score_of
 from experiments.supervised.devices import add_devices, add_main_device
 from experiments.supervised.network import Start, check_rate, network_of
 from experiments.supervised.recipe import DistilConfig
-from experiments.supervised.report import folds_table, report_run
+from experiments.supervised.report import Report, folds_table, report_run
 from experiments.supervised.task import Recipe, supervised_task
 from experiments.training import config_io, entry
 from experiments.training.cluster import join_cluster
@@ -93,37 +94,57 @@ class Prepared:
     return entry.fingerprint(self.train, labels=True) + heard
 
 
-def run(cfg: SupervisedConfig, prog: str = "finetune") -> int:
-  """Runs one configuration, or with `fold` "all" one for each fold of the set; the exit code."""
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """What a run trains where that is not the network itself but something made of it.
+
+  Attributes:
+    task: (network, recipe) -> the task.
+    start: (network, what reads its weights) -> what reads those that the task begins with.
+    score: (set, outputs, labels) -> figures of a validation.
+    report: (run, variables, folder, batch size, devices) -> figures, after writing the rest.
+  """
+
+  task: Callable[[Config, Recipe], Task]
+  start: Callable[[Config, Start], Start]
+  score: Callable[[TrainingSet, np.ndarray, dict[str, np.ndarray]], dict[str, float]]
+  report: Callable[[Prepared, dict[str, Any], Path, int, list[jax.Device]], Report]
+
+
+def run(cfg: SupervisedConfig, prog: str = "finetune", method: Method | None = None) -> int:
+  """Runs one configuration, or with `fold` "all" one for each fold of the set; the exit code.
+
+  method: None trains the network itself.
+  """
   if cfg.fold == ALL:
-    return _run_folds(cfg, prog)
+    return _run_folds(cfg, prog, method)
   few_heaps()
   if not cfg.dry_run:
     join_cluster(cfg.loop.peer_seconds)
   check(cfg)
   if cfg.dry_run:
-    ready = prepare(cfg, Ledger(log=False), len(jax.devices()))
+    ready = prepare(cfg, Ledger(log=False), len(jax.devices()), method)
     print(dry_run(ready))
     return 0
   keep_programs(cfg.compile_cache)
   mesh = make_mesh(cfg.mesh)
   check_batch(cfg.loop.batch_size, mesh, cfg.optim.accumulate)
   with Workdir(Path(cfg.workdir), active=jax.process_index() == 0) as place:
-    return _train(cfg, mesh, place, prog)
+    return _train(cfg, mesh, place, prog, method)
 
 
-def _run_folds(cfg: SupervisedConfig, prog: str) -> int:
+def _run_folds(cfg: SupervisedConfig, prog: str, method: Method | None) -> int:
   """Each fold in a folder of its own below the run's; finished ones are only scored again."""
   check(cfg)
   folds = open_set(cfg.data.source[0], cfg.data).folds
   if not folds:
     raise UsageError(f"--fold {ALL}: {cfg.data.source[0]} has no folds")
   if cfg.dry_run:
-    return run(dataclasses.replace(cfg, fold=folds[0]), prog)
+    return run(dataclasses.replace(cfg, fold=folds[0]), prog, method)
   folders = {fold: Path(cfg.workdir) / f"fold_{fold}" for fold in folds}
   for fold, folder in folders.items():
     # One that is finished trains no more, but is checked to be of this configuration.
-    code = run(dataclasses.replace(cfg, fold=fold, workdir=str(folder)), prog)
+    code = run(dataclasses.replace(cfg, fold=fold, workdir=str(folder)), prog, method)
     if code:
       return code
   if jax.process_index() != 0:
@@ -155,7 +176,9 @@ def check(cfg: SupervisedConfig) -> None:
     )
 
 
-def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
+def prepare(
+  cfg: SupervisedConfig, ledger: Ledger, devices: int, method: Method | None = None
+) -> Prepared:
   """Opens the set, the teacher and the weights, and derives the rest."""
   labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
   # The set has split itself: what `holdout` decided there is not to be decided again.
@@ -201,10 +224,10 @@ def prepare(cfg: SupervisedConfig, ledger: Ledger, devices: int) -> Prepared:
     train=trainset,
     held_out=held_out,
     test=test,
-    task=supervised_task(model, recipe),
+    task=method.task(model, recipe) if method else supervised_task(model, recipe),
     optimiser=_optimiser(cfg, model, epochs),
     epochs=epochs,
-    start=start,
+    start=method.start(model, start) if method and start else start,
     teacher=teacher,
     responses=recipe.responses,
   )
@@ -269,22 +292,30 @@ def _teacher(cfg: SupervisedConfig, trainset: Dataset, labelled: TrainingSet) ->
   return teacher
 
 
-def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
+def _train(
+  cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str, method: Method | None
+) -> int:
   ledger = Ledger(log=False)  # the loop names what is found, above its progress line
-  ready = prepare(cfg, ledger, mesh.size)
+  ready = prepare(cfg, ledger, mesh.size, method)
   cfg, workdir = ready.cfg, place.folder
   say(_introduction(ready, mesh))
   parts = {id(part): part for part in (ready.train, ready.held_out, ready.test)}
   skipped = tuple(row for part in parts.values() for row in part.skipped)
   say_unusable(skipped)
   loop = cfg.loop.in_steps(ready.epochs.steps, ready.epochs.clips)
+
+  def score(outputs: np.ndarray, given: Mapping[str, np.ndarray]) -> dict[str, float]:
+    if method:
+      return method.score(ready.labelled, outputs, dict(given))
+    return score_of(ready.labelled, outputs, given).means
+
   the_run = Run(
     task=ready.task,
     optimiser=ready.optimiser,
     mesh=mesh,
     cfg=loop,
     workdir=workdir,
-    batches=functools.partial(_training_batches, ready),
+    batches=functools.partial(training_batches, ready),
     validation=functools.partial(_validation_batches, ready) if loop.validate_every else None,
     record=config_io.to_dict(cfg),
     data=ready.fingerprint,
@@ -292,10 +323,10 @@ def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
     clip_seconds=cfg.data.crop_seconds,
     unusable=Unusable(workdir, ledger, skipped),
     still_there=place.check,
-    young=config_io.to_dict(dataclasses.replace(SupervisedConfig(), model=cfg.model)),
+    young=config_io.to_dict(dataclasses.replace(type(cfg)(), model=cfg.model)),
     prog=prog,
     start=ready.start,
-    score=lambda outputs, given: score_of(ready.labelled, outputs, given).means,
+    score=score,
   )
   began = time.monotonic()
   try:
@@ -303,11 +334,12 @@ def _train(cfg: SupervisedConfig, mesh: Mesh, place: Workdir, prog: str) -> int:
   except Interrupted as interrupted:
     say(f"{prog}: {interrupted}")
     return 128 + interrupted.signal_number
-  _finish(ready, mesh, outcome, workdir, began)
+  _finish(ready, mesh, outcome, workdir, began, method)
   return 0
 
 
-def _training_batches(ready: Prepared, start: int, steps: int, host: int, hosts: int) -> Any:
+def training_batches(ready: Prepared, start: int, steps: int, host: int, hosts: int) -> Any:
+  """Batches of the training part from a step on, this host's rows of them."""
   loop = ready.cfg.loop
   return batches(
     ready.train,
@@ -331,13 +363,21 @@ def _before(ready: Prepared, workdir: Path, state: TrainState, new: bool) -> Non
   write_record(workdir / "config.json", config_io.to_dict(ready.cfg))
 
 
-def _finish(ready: Prepared, mesh: Mesh, outcome: Outcome, workdir: Path, began: float) -> None:
+def _finish(
+  ready: Prepared,
+  mesh: Mesh,
+  outcome: Outcome,
+  workdir: Path,
+  began: float,
+  method: Method | None,
+) -> None:
   """Exports the network, scores it on the test part, draws, and sums up."""
   params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
   variables = entry.on_host({"params": params, **outcome.state.model_state})
   if jax.process_index() == 0:
     figures = entry.run_figures(outcome, ready.epochs.steps, began, workdir)
-    _report(ready, mesh, variables, {"epochs": ready.cfg.loop.epochs, **figures}, workdir)
+    figures = {"epochs": ready.cfg.loop.epochs, **figures}
+    _report(ready, mesh, variables, figures, workdir, method)
   if jax.process_count() > 1:  # nobody leaves before the report is written
     multihost_utils.sync_global_devices("report")
 
@@ -348,11 +388,15 @@ def _report(
   variables: dict[str, Any],
   figures: dict[str, Any],
   workdir: Path,
+  method: Method | None,
 ) -> None:
   # A device has room for its share of a batch.
   size = max(1, ready.cfg.loop.batch_size // mesh.size)
   devices = list(mesh.local_devices)
-  found = report_run(ready.cfg, ready.labelled, variables, ready.test, workdir, size, devices)
+  if method:
+    found = method.report(ready, variables, workdir, size, devices)
+  else:
+    found = report_run(ready.cfg, ready.labelled, variables, ready.test, workdir, size, devices)
   summary = {**figures, **found.summary}
   write_record(workdir / entry.SUMMARY, summary)
   say("\n" + block(summary))

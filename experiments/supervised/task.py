@@ -187,7 +187,15 @@ def _train_loss(
     momentum=recipe.norm_momentum,
     **_temperature(model, batch),
   )
-  rows = label_term = _label_loss(recipe.objective, outputs.logits, inputs.labels)
+  loss, metrics = training_loss(recipe, outputs.logits, batch, inputs)
+  return loss, ({"batch_stats": stats}, metrics)
+
+
+def training_loss(
+  recipe: Recipe, logits: jax.Array, batch: Batch, inputs: Inputs
+) -> tuple[jax.Array, Metrics]:
+  """(loss, metrics) of a training batch's logits against labels and, if there is one, a teacher."""
+  rows = label_term = _label_loss(recipe.objective, logits, inputs.labels)
   counted = jnp.sum(inputs.labels.known)
 
   def mean(values: jax.Array) -> jax.Array:
@@ -195,10 +203,10 @@ def _train_loss(
 
   metrics = {"counted": counted.astype(jnp.float32)}
   if recipe.distil is not None and recipe.distil.label_weight:
-    soft = _teacher_loss(recipe, outputs.logits, batch, inputs)
+    soft = _teacher_loss(recipe, logits, batch, inputs)
     rows = distilled(label_term, soft, recipe.distil.label_weight)
     metrics |= {"label_loss": mean(label_term), "teacher_loss": mean(soft)}
-  return mean(rows), ({"batch_stats": stats}, metrics)
+  return mean(rows), metrics
 
 
 def _eval_loss(
@@ -207,13 +215,20 @@ def _eval_loss(
   del key
   log_mel = log_mel_32k(batch["wave"], model.mel)
   logits = infer(model, variables, log_mel, **_temperature(model, batch)).logits
+  loss, counted = evaluation_loss(model, recipe, logits, batch)
+  state = {name: x for name, x in variables.items() if name != "params"}
+  return loss, (state, {"counted": counted, "outputs": logits})
+
+
+def evaluation_loss(
+  model: Config, recipe: Recipe, logits: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+  """(mean loss, over how many clips) of an evaluation batch's logits, padding left out."""
   labels = decided(labels_of(batch, recipe.objective, model.classes))
   real = labels.known & batch.get("mask", jnp.ones_like(labels.known))
   counted = jnp.sum(real).astype(jnp.float32)
   rows = _label_loss(recipe.objective, logits, labels)
-  loss = jnp.sum(jnp.where(real, rows, 0.0)) / jnp.maximum(counted, 1)
-  state = {name: x for name, x in variables.items() if name != "params"}
-  return loss, (state, {"counted": counted, "outputs": logits})
+  return jnp.sum(jnp.where(real, rows, 0.0)) / jnp.maximum(counted, 1), counted
 
 
 def _temperature(model: Config, batch: Batch) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class ComputeConfig:
 class _Backbone:
   """What MN and DyMN share. Published ones tell tags; the weights say nothing of it."""
 
-  objective: ClassVar[str] = "tags"
+  objective: ClassVar[Literal["classes", "tags"]] = "tags"
 
   classes: int = 527
   width: float = 1.0

@@ -56,7 +56,7 @@ class _Scene:
   """What the scene models share. They have no dropout."""
 
   dropout: ClassVar[float] = 0.0
-  objective: ClassVar[str] = "classes"
+  objective: ClassVar[Literal["classes", "tags"]] = "classes"
   least_frames: ClassVar[int] = 1
 
   def with_compute(self, **changes):

@@ -32,7 +32,7 @@ class QuantiseConfig(SupervisedConfig):
       )
 
 
-# What the student was trained with, at a lower rate: two epochs at the peak, sixteen down to a tenth.
+# As the student was trained, at a lower rate: two epochs at the peak, sixteen down to a tenth.
 _STUDENT = QuantiseConfig(
   about="the student of 128K parameters for eight bits, from a teacher's stored logits",
   model=STUDENT.model,

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Of the scene models' norms, PyTorch's default.
-EPS = 1e-5
+from mobile_jax.cp_mobile import EPS
 
 
 class Kernel(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from experiments.configs import scenes
 from experiments.studies.cell import Cell, Points
-from experiments.studies.config import StudyConfig
+from experiments.studies.config import Name, StudyConfig
 from experiments.studies.study import Study
 from experiments.teaching.store import RECORD
 from experiments.training.errors import UsageError
@@ -101,7 +101,7 @@ def three_teachers(cfg: StudyConfig) -> Study:
 def teacher_ensembles(cfg: StudyConfig) -> Study:
   """Table 4: ensembles over architectures, and over methods of device generalisation."""
   sizes = _teachers(cfg)
-  groups = [(size,) for size in sizes]
+  groups: list[tuple[str, ...]] = [(size,) for size in sizes]
   groups += [(a, b) for i, a in enumerate(sizes) for b in sizes[i + 1 :]]
   if len(sizes) > 2:
     groups.append(sizes)
@@ -212,7 +212,7 @@ def _figures(prefix: str, seed: int) -> Callable[[Any], Points]:
   return points
 
 
-LAID_OUT: dict[str, Callable[[StudyConfig], Study]] = {
+LAID_OUT: dict[Name, Callable[[StudyConfig], Study]] = {
   "teacher_size": teacher_size,
   "device_methods": device_methods,
   "three_teachers": three_teachers,

@@ -12,6 +12,7 @@ import pytest
 from pipelines import mel
 from pipelines.mel import DASHENG_MEL, MelConfig
 from tests.dasheng_jax.fixtures import from_int16, golden, worst
+from tests.mobile_jax.fixtures import GOLDEN
 
 # Decibels. Natural recordings agree far better; see docs/parity.md.
 TOLERANCE = 1e-3
@@ -215,25 +216,41 @@ def test_a_sine_peaks_in_its_mel_bin(hz):
   assert abs(int(db[:, 20].argmax()) - int(nearest)) <= (1 if hz < 500 else 0)
 
 
+# `librosa_filters` in tests/golden, and how librosa and this library are asked for them.
+FLAVOURS = {
+  "16k_64": (DASHENG_MEL, {"sr": 16_000, "n_fft": 512, "n_mels": 64}),
+  "32k_40": (
+    MelConfig(sample_rate=32_000, n_fft=1024, mel_bins=40, low_hz=50.0, high_hz=14_000.0),
+    {"sr": 32_000, "n_fft": 1024, "n_mels": 40, "fmin": 50.0, "fmax": 14_000.0},
+  ),
+}
+
+
 def test_filters_agree_with_librosa():
-  librosa = pytest.importorskip("librosa")
-  theirs = librosa.filters.mel(sr=16_000, n_fft=512, n_mels=64, htk=True, norm=None)
-  np.testing.assert_allclose(mel.mel_filterbank(DASHENG_MEL), theirs.T, atol=2e-5)
-  flavour = MelConfig(sample_rate=32_000, n_fft=1024, mel_bins=40, low_hz=50.0, high_hz=14_000.0)
-  theirs = librosa.filters.mel(
-    sr=32_000, n_fft=1024, n_mels=40, fmin=50.0, fmax=14_000.0, htk=True, norm=None
-  )
-  np.testing.assert_allclose(mel.mel_filterbank(flavour), theirs.T, atol=2e-5)
+  with np.load(GOLDEN / "librosa_filters.npz") as theirs:
+    assert set(theirs) == set(FLAVOURS)
+    for name, (cfg, _) in FLAVOURS.items():
+      np.testing.assert_allclose(mel.mel_filterbank(cfg), theirs[name], atol=2e-5)
 
 
-@pytest.mark.parametrize(
-  ("bins", "n_fft", "empty"), [(64, 512, 0), (128, 512, 1), (200, 512, 12), (128, 1024, 0)]
-)
+EMPTY = [(64, 512, 0), (128, 512, 1), (200, 512, 12), (128, 1024, 0)]
+
+
+@pytest.mark.parametrize(("bins", "n_fft", "empty"), EMPTY)
 def test_filters_between_two_fft_bins_are_counted(bins, n_fft, empty):
+  assert mel.empty_filters(MelConfig(mel_bins=bins, n_fft=n_fft)) == empty
+
+
+@pytest.mark.slow
+def test_what_is_recorded_of_librosa_is_what_it_says():
+  """The filters in tests/golden and the counts in `EMPTY`; its import alone takes half a minute."""
   librosa = pytest.importorskip("librosa")
-  cfg = MelConfig(mel_bins=bins, n_fft=n_fft)
-  assert mel.empty_filters(cfg) == empty
+  with np.load(GOLDEN / "librosa_filters.npz") as recorded:
+    for name, (_, flavour) in FLAVOURS.items():
+      theirs = librosa.filters.mel(**flavour, htk=True, norm=None)
+      np.testing.assert_allclose(recorded[name], theirs.T, atol=1e-6)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # librosa counts them too
-    theirs = librosa.filters.mel(sr=16_000, n_fft=n_fft, n_mels=bins, htk=True, norm=None)
-  assert int((theirs.max(axis=1) == 0).sum()) == empty
+    for bins, n_fft, empty in EMPTY:
+      theirs = librosa.filters.mel(sr=16_000, n_fft=n_fft, n_mels=bins, htk=True, norm=None)
+      assert int((theirs.max(axis=1) == 0).sum()) == empty

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from pipelines import mixing, mixstyle, wave_augment
-from tests.mobile_jax.fixtures import golden
+from tests.mobile_jax.fixtures import golden, quick
 
 KEY = jax.random.key(3)
+ROWS = 4000  # of every draw: Beta and a permutation compile for seconds, for each number of rows
 
 
 @pytest.fixture(scope="module")
@@ -17,37 +18,38 @@ def waves():
 
 
 def test_a_clip_is_mostly_itself():
-  share, partner = mixing.draw_mixing(KEY, 4000, 0.3)
+  share, partner = map(np.asarray, mixing.draw_mixing(KEY, ROWS, 0.3))
   assert share.min() >= 0.5
   assert share.max() <= 1
-  assert sorted(partner.tolist()) == list(range(4000))
+  assert sorted(partner.tolist()) == list(range(ROWS))
   # E max(l, 1 - l) = 12 times the integral of x^2 (1 - x) from 1/2 to 1, for Beta(2, 2).
-  share, _ = mixing.draw_mixing(KEY, 4000, 2.0)
-  np.testing.assert_allclose(share.mean(), 11 / 16, atol=0.01)
+  share, _ = mixing.draw_mixing(KEY, ROWS, 2.0)
+  np.testing.assert_allclose(np.asarray(share).mean(), 11 / 16, atol=0.01)
 
 
 def test_off_is_alone():
-  share, _ = mixing.draw_mixing(KEY, 6, 0.0)
-  assert (share == 1).all()
-  share, _ = mixing.draw_wave_mixing(KEY, 6, 0.0)
-  assert (share == 1).all()
+  share, _ = mixing.draw_mixing(KEY, ROWS, 0.0)
+  assert (np.asarray(share) == 1).all()
+  share, _ = mixing.draw_wave_mixing(KEY, ROWS, 0.0)
+  assert (np.asarray(share) == 1).all()
 
 
 def test_draws_are_functions_of_their_key():
-  once, again = (mixing.draw_mixing(KEY, 8, 0.3) for _ in range(2))
-  other = mixing.draw_mixing(jax.random.key(4), 8, 0.3)
+  once, again, other = (
+    jax.device_get(mixing.draw_mixing(key, ROWS, 0.3)) for key in (KEY, KEY, jax.random.key(4))
+  )
   assert all((a == b).all() for a, b in zip(once, again, strict=True))
   assert not (once[0] == other[0]).all()
 
 
 def test_half_of_the_waves_are_mixed():
-  share, _ = mixing.draw_wave_mixing(KEY, 4000)
-  assert 0.47 < (share < 1).mean() < 0.53
+  share, _ = mixing.draw_wave_mixing(KEY, ROWS)
+  assert 0.47 < (np.asarray(share) < 1).mean() < 0.53
 
 
 def test_waves_are_mixed_without_their_means(waves):
-  share, partner = jnp.asarray([0.6, 1.0, 0.8, 0.5, 1.0]), jnp.asarray([3, 2, 0, 4, 1])
-  mixed = np.asarray(mixing.mix_waves(jnp.asarray(waves), share, partner))
+  share, partner = np.float32([0.6, 1.0, 0.8, 0.5, 1.0]), np.int32([3, 2, 0, 4, 1])
+  mixed = np.asarray(quick(mixing.mix_waves)(*map(jnp.asarray, (waves, share, partner))))
   wide = waves.astype(np.float64)
   centred = wide - wide.mean(axis=1, keepdims=True)
   for row in range(5):
@@ -59,26 +61,28 @@ def test_waves_are_mixed_without_their_means(waves):
 
 def test_mix_of_any_rank():
   share, partner = jnp.asarray([0.75, 1.0]), jnp.asarray([1, 0])
-  labels = mixing.mix(jnp.eye(2), share, partner)
+  mix = quick(mixing.mix)
+  labels = mix(jnp.asarray(np.eye(2, dtype=np.float32)), share, partner)
   np.testing.assert_allclose(labels, [[0.75, 0.25], [0.0, 1.0]])
-  assert mixing.mix(jnp.ones((2, 3, 4)), share, partner).shape == (2, 3, 4)
+  cells = jnp.asarray(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+  np.testing.assert_allclose(mix(cells, share, partner)[0], 0.75 * cells[0] + 0.25 * cells[1])
 
 
 def test_gain_is_in_whole_decibels():
-  decibels = 20 * np.log10(np.asarray(wave_augment.draw_gain(KEY, 4000)))
+  decibels = 20 * np.log10(np.asarray(wave_augment.draw_gain(KEY, ROWS)))
   np.testing.assert_allclose(decibels, np.round(decibels), atol=1e-4)
   assert sorted(set(np.round(decibels).astype(int))) == list(range(-12, 12))
-  assert (wave_augment.draw_gain(KEY, 3, 0) == 1).all()
+  assert (np.asarray(wave_augment.draw_gain(KEY, 3, 0)) == 1).all()
 
 
 def test_a_roll_loses_nothing(waves):
   shift = jnp.asarray([0, 1, -1, 650, -1401])
-  rolled = wave_augment.roll(jnp.asarray(waves), shift)
+  rolled = np.asarray(quick(wave_augment.roll)(jnp.asarray(waves), shift))
   for row, by in enumerate(shift.tolist()):
     np.testing.assert_array_equal(rolled[row], np.roll(waves[row], by))
   drawn = wave_augment.draw_shift(KEY, 20_000, 3)
   assert sorted(set(drawn.tolist())) == list(range(-3, 4))
-  assert (wave_augment.draw_shift(KEY, 5, 0) == 0).all()
+  assert (np.asarray(wave_augment.draw_shift(KEY, 5, 0)) == 0).all()
 
 
 def test_mixstyle_is_the_recorded_one():
@@ -86,23 +90,24 @@ def test_mixstyle_is_the_recorded_one():
   x = jnp.asarray(recorded["mixstyle/x"][:, 0])
   share = jnp.asarray(recorded["mixstyle/lam"].reshape(-1))
   partner = jnp.asarray(recorded["mixstyle/perm"].astype(np.int32))
-  np.testing.assert_allclose(
-    mixstyle.mixstyle(x, share, partner), recorded["mixstyle/out"][:, 0], atol=2e-6
-  )
+  found = quick(mixstyle.mixstyle)(x, share, partner)
+  np.testing.assert_allclose(found, recorded["mixstyle/out"][:, 0], atol=2e-6)
 
 
 def test_no_gradient_through_statistics():
   """A clip that keeps its own is the same; with statistics held fixed, the slope is 1."""
   x = jax.random.normal(KEY, (3, 4, 9))
-  share, partner = jnp.ones(3), jnp.asarray([1, 2, 0])
-  slope = jax.grad(lambda x: mixstyle.mixstyle(x, share, partner).sum())(x)
+  share, partner = jnp.asarray(np.ones(3, np.float32)), jnp.asarray([1, 2, 0])
+  slope = quick(jax.grad(lambda x: mixstyle.mixstyle(x, share, partner).sum()))(x)
   np.testing.assert_allclose(slope, np.ones_like(slope), rtol=1e-5)
 
 
 def test_one_draw_says_whether_a_batch_is_mixed():
-  used = [mixstyle.draw_mixstyle(jax.random.key(i), 2, 0.5)[0] for i in range(60)]
+  draw = quick(lambda key: mixstyle.draw_mixstyle(key, 2, 0.5)[0])
+  used = [draw(jax.random.key(i)) for i in range(60)]
   assert 15 < sum(map(int, used)) < 45
-  assert not mixstyle.draw_mixstyle(KEY, 2, 0.0)[0]
+  never = quick(lambda key: mixstyle.draw_mixstyle(key, 2, 0.0)[0])
+  assert not any(never(jax.random.key(i)) for i in range(60))
 
 
 @pytest.mark.parametrize(

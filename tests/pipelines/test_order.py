@@ -47,19 +47,19 @@ def test_permute_handles_sets_beyond_memory():
 
 @pytest.mark.parametrize("batch_size", [1, 8, 30])
 def test_global_order_shows_every_clip_once_per_epoch(batch_size):
-  plan = Order((100, 37), seed=5)
-  epochs = _by_epoch(plan, batch_size, 3 * 137 // batch_size + 1)
+  plan = Order((40, 17), seed=5)
+  epochs = _by_epoch(plan, batch_size, 3 * 57 // batch_size + 1)
   for epoch in range(3):
-    assert sorted(epochs[epoch]) == list(range(137))
+    assert sorted(epochs[epoch]) == list(range(57))
   assert epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize("batch_size", [4, 6, 20])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_shard_order_shows_every_clip_once_per_epoch(batch_size, seed):
   shards = (np.array([10, 30, 61]), np.array([17, 20, 1, 1]))
   plan = Order((101, 39), shards=shards, seed=seed)
-  epochs = _by_epoch(plan, batch_size, 5 * 140 // batch_size)
+  epochs = _by_epoch(plan, batch_size, 4 * 140 // batch_size)  # lanes are an epoch apart at most
   for epoch in range(3):
     assert sorted(epochs[epoch]) == list(range(140))
 
@@ -80,15 +80,15 @@ def test_shard_order_reads_shards_through(monkeypatch):
 
 
 def test_shard_order_gives_hosts_shards_of_their_own():
-  plan = Order((800,), shards=(np.full(8, 100),), seed=1)
-  first = np.concatenate([plan.rows(s, 8, 0, 4).example for s in range(100)])
-  second = np.concatenate([plan.rows(s, 8, 4, 8).example for s in range(100)])
-  assert set(first // 100).isdisjoint(second // 100)
+  plan = Order((200,), shards=(np.full(8, 25),), seed=1)
+  first = np.concatenate([plan.rows(s, 8, 0, 4).example for s in range(25)])
+  second = np.concatenate([plan.rows(s, 8, 4, 8).example for s in range(25)])
+  assert set(first // 25).isdisjoint(second // 25)
 
 
 def test_mixing_has_exact_counts_per_period():
   plan = Order((100, 1000), weights=(3.0, 1.0), seed=2)
-  drawn = np.concatenate([plan.rows(s, 16).example for s in range(MIX_PERIOD // 16)])
+  drawn = np.concatenate([plan.rows(s, 128).example for s in range(MIX_PERIOD // 128)])
   assert np.count_nonzero(drawn < 100) == MIX_PERIOD * 3 // 4
   # each source runs through its own epochs: 768 draws of 100 clips are 7 or 8 of each
   assert set(np.bincount(drawn[drawn < 100])) == {7, 8}
@@ -97,11 +97,12 @@ def test_mixing_has_exact_counts_per_period():
 def test_mixing_with_shards_runs_through_each_source():
   shards = (np.array([10, 30]), np.array([17, 20]))
   plan = Order((40, 37), weights=(1.0, 1.0), shards=shards, seed=2)
-  rows = [plan.rows(s, 8) for s in range(4 * MIX_PERIOD // 8)]
+  rows = [plan.rows(s, 512) for s in range(4 * MIX_PERIOD // 512)]
   example = np.concatenate([r.example for r in rows])
   epoch = np.concatenate([r.epoch for r in rows])
-  first = example[(epoch == 3) & (example < 40)]
-  assert sorted(first) == list(range(40))
+  for e in (3, 25):  # the second goes over the end of the first period of both lanes
+    first = example[(epoch == e) & (example < 40)]
+    assert sorted(first) == list(range(40))
 
 
 @pytest.mark.parametrize("weights", [(1, 1), (1, 2, 3), (1e-9, 1), (0.1,) * 7, (5,)])

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from dasheng_jax.weights.table import from_torch
 from mobile_jax.network import infer, train_outputs
+from mobile_jax.weights import load
 from mobile_jax.weights.names import buffers, rules
 from tests.mobile_jax.fixtures import (
   PACKED,
@@ -22,7 +23,15 @@ from tests.mobile_jax.fixtures import (
   packed,
   quick,
   shapes_of,
+  traced_once,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once():
+  """Reading weights traces the network, which takes a second for each of hundreds of files."""
+  with traced_once(load):
+    yield
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +121,19 @@ def train_step(recorded):
       variables["params"], variables["batch_stats"], recorded(name).log_mel
     )
     return Step(loss, outputs, stats, gradients)
+
+  return run
+
+
+@pytest.fixture(scope="session")
+def first_forward(recorded, variables_of):
+  """first_forward(name) -> the `Step` from the recorded weights, without gradients, in seconds."""
+
+  def run(name: str) -> Step:
+    cfg, _, arrays = recorded(name)
+    forward = quick(lambda v, x: train_outputs(cfg, v, x, None, temperature=1.0))
+    outputs, stats = forward(variables_of(name), recorded(name).log_mel)
+    return Step(bce(outputs.logits, jnp.asarray(arrays["y"])), outputs, stats, {})
 
   return run
 

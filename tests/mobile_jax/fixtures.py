@@ -3,16 +3,20 @@
 Weights are random, names are those of the PyTorch code; see shared/fixtures/mobile/README.md.
 """
 
+import contextlib
 import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from mobile_jax import config
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.network import Config, shapes
 from tests.dasheng_jax.fixtures import worst as worst
@@ -107,10 +111,27 @@ def config_of(text: str) -> Config:
   )
 
 
-@functools.cache
 def shapes_of(cfg: Config) -> dict:
   """`network.shapes`, which traces a whole network, once per configuration."""
+  return _traced(cfg, config._TABLE)  # some tests shorten the table of blocks
+
+
+@functools.cache
+def _traced(cfg: Config, table: tuple) -> dict:
   return shapes(cfg)
+
+
+@contextlib.contextmanager
+def traced_once(*modules: ModuleType):
+  """Within it, these modules, which read weights, share the traces of `shapes_of`."""
+
+  def remembered(cfg: Config) -> dict:
+    return jax.tree.map(lambda leaf: leaf, shapes_of(cfg))  # dictionaries of the caller's own
+
+  with pytest.MonkeyPatch.context() as patch:
+    for module in modules:
+      patch.setattr(module, "shapes", remembered)
+    yield
 
 
 def drawn(tree: Mapping, seed: int = 0) -> dict:

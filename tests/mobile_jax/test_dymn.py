@@ -46,10 +46,13 @@ def test_recorded_inference_on_plain_xla(temperature, inferred, recorded, variab
   assert max(stage_errors(out.stages, arrays, prefix)) <= 1e-4
 
 
-def test_recorded_training_forward(first_step, recorded):
-  check_step(first_step(NAME), recorded(NAME))
+def test_recorded_training_forward(first_forward, recorded):
+  check_step(first_forward(NAME), recorded(NAME))
 
 
+# The program with gradients compiles for half a minute. JAX derives these; where a derivative is
+# our own, the tests of it (fused, norm, ops, native) compare it with the derived one.
+@pytest.mark.slow
 def test_recorded_gradients(first_step, recorded):
   check_gradients(first_step(NAME), recorded(NAME))
 
@@ -58,8 +61,9 @@ def test_recorded_gradients(first_step, recorded):
   ("optimiser", "losses", "steps"),
   # Of plain SGD the first two: with weights apart by 3e-7 the maxima of Dy-ReLU change sides, and
   # in five of six draws the third loss was 2e-4 away, the sixth 2e-2 to 5e-2.
-  [("sgd", 1e-5, 2), pytest.param("adam", 4e-4, 6, marks=pytest.mark.slow)],
+  [("sgd", 1e-5, 2), ("adam", 4e-4, 6)],
 )
+@pytest.mark.slow
 def test_recorded_optimiser_steps(
   optimiser, losses, steps, train_step, inferred, recorded, variables_of
 ):

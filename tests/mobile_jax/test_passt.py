@@ -13,13 +13,13 @@ import mobile_jax
 from dasheng_jax.errors import ConfigError
 from dasheng_jax.weights.table import from_torch, to_torch
 from mobile_jax.complexity import measure
-from mobile_jax.network import infer, init_variables, shapes, train_outputs
+from mobile_jax.network import infer, init_variables, train_outputs
 from mobile_jax.passt import PaSST, Patchout, draw_patchout
 from mobile_jax.passt_config import PASST_SIZES, PaSSTConfig
 from mobile_jax.weights.identify import identify
 from mobile_jax.weights.load import open_content, write_model
 from mobile_jax.weights.names import rules
-from tests.mobile_jax.fixtures import quick
+from tests.mobile_jax.fixtures import quick, shapes_of
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "scene_passt.npz"
 TINY = PaSSTConfig(width=48, depth=2, heads=4)
@@ -45,7 +45,7 @@ def state_of(arrays):
 
 
 def variables_of(arrays):
-  return jax.tree.map(jnp.asarray, from_torch(state_of(arrays), rules(TINY), shapes(TINY)))
+  return jax.tree.map(jnp.asarray, from_torch(state_of(arrays), rules(TINY), shapes_of(TINY)))
 
 
 def assert_near(got, want):
@@ -72,7 +72,9 @@ def check_patchout(arrays, case, length):
     kept("f_keep", None),
     kept("u_keep", None),
   )
-  outputs = PaSST(TINY).apply(variables_of(arrays), log_mel, True, patchout)
+  outputs = quick(lambda v, x: PaSST(TINY).apply(v, x, True, patchout))(
+    variables_of(arrays), log_mel
+  )
   assert_near(outputs.logits, arrays[f"{case}/logits"])
   assert_near(outputs.features, arrays[f"{case}/features"])
 
@@ -98,7 +100,8 @@ def test_recorded_patchout_of_ten_seconds(everything):
 
 def test_a_draw_keeps_what_it_should_in_order():
   cfg = dataclasses.replace(TINY, patchout_time=3, patchout_frequency=6, patchout_tokens=10)
-  draws = [draw_patchout(cfg, jax.random.key(n), 9) for n in range(200)]
+  draw_one = quick(lambda key: draw_patchout(cfg, key, 9))
+  draws = [jax.device_get(draw_one(jax.random.key(n))) for n in range(200)]
   for draw in draws:
     for kept, count, of in ((draw.time, 6, 9), (draw.frequency, 6, 12), (draw.tokens, 26, 36)):
       assert len(kept) == count
@@ -158,7 +161,7 @@ def test_weights_come_back_and_a_new_number_of_classes_keeps_the_norm(recorded, 
 
 def test_a_state_dict_tells_its_network(tmp_path):
   cfg = PaSSTConfig(classes=4, width=128, depth=2, heads=2, columns=50)
-  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(cfg))
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes_of(cfg))
   save_file(dict(to_torch(zeros, rules(cfg))), tmp_path / "bare.safetensors")
   found = identify(tmp_path / "bare.safetensors", open_content(tmp_path / "bare.safetensors"))
   assert (found.family, found.cfg) == ("passt", cfg)

@@ -16,9 +16,9 @@ X = jax.random.normal(jax.random.key(0), (5, 4, 3)) * 2 + 1
 @pytest.mark.parametrize(("told", "share"), [(None, 0.01), (0.25, 0.25), (1.0, 1.0)])
 def test_the_share_of_a_batch(told, share):
   norm = BatchNorm(3)
-  variables = norm.init(jax.random.key(0), X)
+  variables = quick(norm.init)(jax.random.key(0), X)
   with running_momentum(told):
-    _, after = norm.apply(variables, X, True, mutable=["batch_stats"])
+    _, after = quick(lambda v, x: norm.apply(v, x, True, mutable=["batch_stats"]))(variables, X)
   stats = after["batch_stats"]
   np.testing.assert_allclose(stats["mean"], share * X.mean((0, 1)), rtol=1e-5)
   var = X.var((0, 1), ddof=1)

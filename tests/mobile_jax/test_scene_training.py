@@ -1,6 +1,7 @@
 """What scene models are trained with: front ends, Freq-MixStyle, distillation, rates by epoch."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -41,18 +42,23 @@ FRONT_ENDS = {
 }
 
 
+@functools.cache
+def log_mel(cfg):
+  return quick(lambda wave: log_mel_32k(wave, cfg))
+
+
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_front_ends(name, scenes):
   recorded = load_file(scenes / "mel_frontends.safetensors")
-  got = log_mel_32k(jnp.asarray(recorded["wave"]), FRONT_ENDS[name])[0]
+  got = log_mel(FRONT_ENDS[name])(jnp.asarray(recorded["wave"]))[0]
   np.testing.assert_allclose(got, recorded[f"mel/{name}"], atol=5e-5)
 
 
 def test_silence_and_a_short_clip(scenes):
   recorded = load_file(scenes / "mel_frontends.safetensors")
-  got = log_mel_32k(jnp.zeros((1, 32_000)), CP_MOBILE_MEL)[0]
+  got = log_mel(CP_MOBILE_MEL)(jnp.zeros((1, 32_000)))[0]
   np.testing.assert_allclose(got, recorded["mel/student_silence"], atol=1e-6)
-  got = log_mel_32k(jnp.asarray(recorded["wave_short"]), CP_MOBILE_MEL)[0]
+  got = log_mel(CP_MOBILE_MEL)(jnp.asarray(recorded["wave_short"]))[0]
   np.testing.assert_allclose(got, recorded["mel/student_short"], atol=5e-5)
 
 
@@ -65,7 +71,8 @@ def test_the_recorded_mask(scenes):
   uniforms = jnp.array([[width], [start], [0.0], [0.0]], jnp.float32)
   band = (jnp.float32(CP_MOBILE_MEL.fmin), jnp.float32(CP_MOBILE_MEL.high_hz))
   wave = jnp.asarray(recorded["wave"])
-  got = log_mel_of_draws(wave, CP_MOBILE_MEL, *band, uniforms)[0]
+  masked = quick(lambda wave, u: log_mel_of_draws(wave, CP_MOBILE_MEL, *band, u)[0])
+  got = np.asarray(masked(wave, uniforms))
   np.testing.assert_allclose(got, recorded["mel/student_freqmask"], atol=5e-5)
   np.testing.assert_allclose(got[rows], 0.9, rtol=1e-6)
 
@@ -85,9 +92,15 @@ def test_freq_mixstyle_and_its_gradient(scenes):
   x, cotangent = (jnp.asarray(recorded[name][:, 0]) for name in ("in", "cotangent"))
   share = jnp.asarray(recorded["lambda"].reshape(-1))
   partner = jnp.asarray(recorded["perm"].astype(np.int32))
-  y, backwards = jax.vjp(lambda x: mixstyle(x, share, partner), x)
+
+  @quick
+  def both(x, cotangent):
+    y, backwards = jax.vjp(lambda x: mixstyle(x, share, partner), x)
+    return y, backwards(cotangent)[0]
+
+  y, gradient = both(x, cotangent)
   np.testing.assert_allclose(y, recorded["out"][:, 0], atol=1e-5)
-  np.testing.assert_allclose(backwards(cotangent)[0], recorded["grad_in"][:, 0], atol=1e-5)
+  np.testing.assert_allclose(gradient, recorded["grad_in"][:, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("setting", ["T2_lam0.02", "T1_lam0.5", "T4_lam0.1"])
@@ -116,7 +129,7 @@ def test_distillation_in_both_reductions(setting, whose, mean_over, scenes):
     return jnp.mean(distilled(label, soft, weight)), (jnp.mean(label), jnp.mean(soft))
 
   logits = jnp.asarray(recorded["student_logits"], jnp.float32)
-  (total, (label, soft)), gradient = jax.value_and_grad(loss, has_aux=True)(logits)
+  (total, (label, soft)), gradient = quick(jax.value_and_grad(loss, has_aux=True))(logits)
   want = {name: recorded[f"{setting}/{whose}/{name}"] for name in ("ce", "kd", "total", "grad")}
   np.testing.assert_allclose(label, want["ce"][0], rtol=2e-6)
   np.testing.assert_allclose(total, want["total"][0], rtol=2e-6)
@@ -135,7 +148,9 @@ def test_rates_by_epoch(program, scenes):
 
 
 NETWORKS = {
-  "cp_mobile": CPMobileConfig(classes=3, base_channels=8, multiplier=1.5),
+  "cp_mobile": CPMobileConfig(
+    classes=3, base_channels=8, blocks_per_stage=(1, 1, 1), halved=(2,), halved_frequency=()
+  ),
   "passt": PaSSTConfig(classes=3, width=16, depth=1, heads=1, patchout_frequency=4),
 }
 
@@ -159,11 +174,11 @@ def test_a_training_step_of_the_trainer(name):
   (loss, (rest, _)), gradient = both(state["params"], state["rest"], jax.random.key(0))
   (other, _), _ = both(state["params"], state["rest"], jax.random.key(1))
   assert np.isfinite(loss)
-  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 0
+  assert any(np.any(x) for x in jax.tree.leaves(jax.device_get(gradient)))
   if name == "passt":
     assert loss != other
     assert rest == {"batch_stats": {}}
   else:
     assert loss == other
-    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), rest, state["rest"])
+    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), rest, state["rest"])
     assert any(jax.tree.leaves(moved))

@@ -1,6 +1,7 @@
 """CP-Mobile and CP-ResNet: recorded networks, the published student, counts, names."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -18,13 +19,13 @@ from mobile_jax import ops
 from mobile_jax.complexity import measure
 from mobile_jax.cp_mobile import ResponseNorm
 from mobile_jax.inference import least_samples, log_mel
-from mobile_jax.network import infer, init_variables, shapes, train_outputs
+from mobile_jax.network import infer, init_variables, train_outputs
 from mobile_jax.ops import average_pool, depthwise, depthwise_convolution, max_pool
 from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
 from mobile_jax.weights.identify import identify
 from mobile_jax.weights.load import open_content, write_model
 from mobile_jax.weights.names import rules
-from tests.mobile_jax.fixtures import quick
+from tests.mobile_jax.fixtures import quick, shapes_of
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 RECORDED = {
@@ -55,7 +56,7 @@ def weights(arrays):
 
 
 def variables_of(cfg, arrays):
-  return jax.tree.map(jnp.asarray, from_torch(weights(arrays), rules(cfg), shapes(cfg)))
+  return jax.tree.map(jnp.asarray, from_torch(weights(arrays), rules(cfg), shapes_of(cfg)))
 
 
 def assert_near(got, want, noise=NOISE):
@@ -77,7 +78,8 @@ def check_network(cfg, arrays):
       assert_near(after[name.removeprefix("after_train/")], want)
 
 
-@pytest.mark.parametrize("kernels", ["auto", "xla"])
+# Where the forms of other devices are exactly, `test_the_forms_of_accelerators...` says at once.
+@pytest.mark.parametrize("kernels", ["auto", pytest.param("xla", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_networks(name, kernels):
   arrays = dict(np.load(GOLDEN / f"scene_{name}.npz"))
@@ -168,7 +170,8 @@ TABLED = {
 }
 
 
-QUICK = ("cp_mobile_32", "cp_mobile_264", "cp_resnet_32")
+QUICK = ("cp_mobile_32", "cp_resnet_32")
+measured = functools.cache(measure)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ QUICK = ("cp_mobile_32", "cp_mobile_264", "cp_resnet_32")
   [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENE_SIZES],
 )
 def test_counts(name):
-  found = measure(mobile_jax.named(name))
+  found = measured(mobile_jax.named(name))
   assert (found.parameters, found.macs) == TABLED[name]
 
 
@@ -187,8 +190,8 @@ def test_counts_of_other_lengths(frames, millions):
 
 def test_receptive_fields():
   """Pools count as what they are: windows that step."""
-  assert measure(SCENE_SIZES["cp_resnet_32"]).receptive_field == (155, 55)
-  assert measure(SCENE_SIZES["cp_mobile_32"]).receptive_field == (119, 87)
+  assert measured(SCENE_SIZES["cp_resnet_32"]).receptive_field == (155, 55)
+  assert measured(SCENE_SIZES["cp_mobile_32"]).receptive_field == (119, 87)
 
 
 def test_a_state_dict_tells_its_network(tmp_path):
@@ -204,13 +207,13 @@ def test_a_state_dict_tells_its_network(tmp_path):
     for name in ("weights", "bare"):
       path = tmp_path / f"{name}.safetensors"
       found = identify(path, open_content(path))
-      assert shapes(found.cfg) == shapes(cfg)
+      assert shapes_of(found.cfg) == shapes_of(cfg)
       assert [rule.torch for rule in found.rules] == list(state)
   assert found.name == "cp_resnet_32"
 
 
 def zeros(cfg):
-  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(cfg))
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes_of(cfg))
 
 
 def test_foreign_channels_are_refused(tmp_path):
@@ -261,17 +264,22 @@ def test_a_silent_channel_has_a_gradient():
   norm = ResponseNorm()
   x = jnp.zeros((1, 4, 4, 2)).at[..., 0].set(1.0)
   variables = {"params": {"gamma": jnp.ones(1), "beta": jnp.zeros(1)}}
-  gradient = jax.grad(lambda x: norm.apply(variables, x).sum())(x)
+  gradient = quick(jax.grad(lambda x: norm.apply(variables, x).sum()))(x)
   assert np.isfinite(gradient).all()
-  y = norm.apply(variables, x)
+  y = quick(norm.apply)(variables, x)
   np.testing.assert_allclose(y[0, 0, 0], [3.0, 0.0], atol=1e-5)  # 4 / (mean of 4 and 0) + 1
 
 
 def gradient_too(form, x, *rest):
   """The result, and the gradient of a sum that weighs every cell differently."""
-  y, backwards = jax.vjp(lambda x: form(x, *rest), x)
-  weights = jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape)
-  return y, backwards(weights)[0]
+
+  @quick
+  def both(x):
+    y, backwards = jax.vjp(lambda x: form(x, *rest), x)
+    weights = jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape)
+    return y, backwards(weights)[0]
+
+  return both(x)
 
 
 def test_the_forms_of_accelerators_agree_with_those_of_a_cpu():
@@ -323,7 +331,7 @@ def test_the_shortest_clip(name):
   """One sample less is refused; the shortest leaves a map to take the mean of."""
   cfg = mobile_jax.named(name)
   least = least_samples(cfg)
-  variables = shapes(cfg)
+  variables = shapes_of(cfg)
 
   def maps(samples):
     wave = jax.ShapeDtypeStruct((1, samples), jnp.float32)

@@ -12,7 +12,6 @@ from safetensors.numpy import save_file
 from dasheng_jax.errors import ConfigError, WeightsError
 from dasheng_jax.weights.table import flatten
 from dasheng_jax.weights.torch_file import write_torch
-from mobile_jax import network
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 from mobile_jax.models import MODELS
 from mobile_jax.weights.load import (
@@ -252,9 +251,7 @@ def test_a_tagger_can_be_exported(state, save):
 def test_an_ablation_goes_into_a_folder_of_ours_and_back(tmp_path):
   cfg = DyMNConfig(width=0.1, classes=3, attention="srm", convs=("depthwise",))
   draw = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda x: draw.integers(0, 9, x.shape).astype(x.dtype), network.shapes(cfg)
-  )
+  variables = jax.tree.map(lambda x: draw.integers(0, 9, x.shape).astype(x.dtype), shapes_of(cfg))
   assert not has_names(cfg)
   with pytest.raises(ConfigError, match="no names for its weights"):
     write_model(tmp_path / "x.safetensors", cfg, variables)
@@ -262,8 +259,7 @@ def test_an_ablation_goes_into_a_folder_of_ours_and_back(tmp_path):
     write_folder(tmp_path / "ours", cfg, variables)
   found, read = read_model(tmp_path / "ours")
   assert found == cfg
-  for path, x in flatten(variables).items():
-    np.testing.assert_array_equal(x, flatten(read)[path])
+  assert_same(flatten(variables), flatten(read))
   (tmp_path / "other").mkdir()
   with pytest.raises(WeightsError, match="no folder of our weights"):
     write_folder(tmp_path / "other", cfg, variables)

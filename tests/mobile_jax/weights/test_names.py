@@ -22,7 +22,13 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Of these the recorded networks, and the larger tables of others here, hold every line.
+SLOW = ("mn", "no se", "replace_se")
+
+
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS]
+)
 def test_ours_to_torch_and_back(name):
   """With another value in every place, so that no two can be mixed up."""
   cfg, start, tree = CONFIGS[name], 0, {}

@@ -29,6 +29,7 @@ from tests.experiments.tiny_pretrain import (
   terminate,
   with_loop,
 )
+from tests.faults import processes
 
 PARTS = {(n, "train") for n in (1, 2, 3, 4)} | {(2, "validation"), (4, "validation")}
 
@@ -92,6 +93,28 @@ def test_a_run_leaves_everything_behind(unbroken):
   assert summary["validation_loss"] == rows(folder)[4, "validation"]["loss"]
   assert not list(folder.rglob("*.part"))
   assert not list(folder.rglob("*tmp*"))
+
+
+# TINY for the command; what is saved and validated on the way changes no step.
+AS_TINY = (
+  *("--model.padding", "ignore", "--optim.warmup_steps", "2"),
+  *("--loop.steps", "4", "--loop.batch_size", "8"),
+  *("--loop.validate_every", "0", "--loop.save_every", "0"),
+)
+
+
+def test_two_processes_train_as_one(unbroken, tmp_path):
+  """Each holds half of every batch; losses and gradient norms agree to 1e-5."""
+  folder, ids = unbroken
+  pair = processes.pair(tmp_path, processes.free_port(), *AS_TINY)
+  ends = [process.end() for process in pair]
+  assert [code for code, _ in ends] == [0, 0], ends
+  assert {step: tuple(names) for step, names in processes.ids(tmp_path).items()} == ids
+  want, got = rows(folder), rows(tmp_path)
+  assert set(got) == PARTS - {(2, "validation")}
+  for key, values in got.items():
+    for name in ("loss", "grad_norm", "param_norm", "lr") if key[1] == "train" else ("loss",):
+      assert values[name] == pytest.approx(want[key][name], rel=1e-5), (key, name)
 
 
 def test_the_exported_encoder_is_the_moving_average_of_the_state(unbroken):

@@ -78,7 +78,7 @@ def check_network(cfg, arrays):
       assert_near(after[name.removeprefix("after_train/")], want)
 
 
-# Where the forms of other devices are exactly, `test_the_forms_of_accelerators...` says at once.
+# What differs on plain XLA are single operations, which are compared one by one further down.
 @pytest.mark.parametrize("kernels", ["auto", pytest.param("xla", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_networks(name, kernels):

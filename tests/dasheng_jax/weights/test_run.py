@@ -24,7 +24,8 @@ from tests.experiments.tiny_pretrain import MODEL, drawn_variables, quick_compil
 def state_at(step, model, ema):
   """A state like that of a run: other numbers at every step, in parameters and their average."""
   start = drawn_variables()
-  moved = functools.partial(jax.tree.map, lambda x, by: x + jnp.asarray(by, x.dtype))
+  add = lambda x, by: jnp.asarray(np.asarray(x) + np.asarray(by, x.dtype))  # noqa: E731
+  moved = functools.partial(jax.tree.map, add)
   params = start["params"]
   if not model.compute.scan:
     params = {k: v | {"blocks": unstack_layers(v["blocks"])} for k, v in params.items()}
@@ -70,7 +71,7 @@ def test_a_run_without_an_export_gives_what_it_would_export(killed, tmp_path):
     outputs = []
     for path in (folder, tmp_path):
       embed, params = load_encoder(path)
-      outputs.append(embed(params, wave))
+      outputs.append(jax.jit(embed)(params, wave))
       assert_same_tree(params, encoder)
   np.testing.assert_array_equal(*outputs)
   assert read_encoder(folder)[0].encoder == MODEL.encoder

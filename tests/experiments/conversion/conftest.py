@@ -2,14 +2,22 @@
 
 import pytest
 
-from mobile_jax.network import shapes
+from experiments.conversion import surgery
+from mobile_jax.weights import load
 from mobile_jax.weights.load import write_model
 from tests.dasheng_jax.conftest import tiny as tiny
 from tests.dasheng_jax.conftest import tiny_state as tiny_state
 from tests.mobile_jax.conftest import mobile_fixtures as mobile_fixtures
 from tests.mobile_jax.conftest import recorded as recorded
 from tests.mobile_jax.conftest import variables_of as variables_of
-from tests.mobile_jax.fixtures import drawn
+from tests.mobile_jax.fixtures import drawn, shapes_of, traced_once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once():
+  """A conversion traces its network twice, and these are hundreds."""
+  with traced_once(load, surgery):
+    yield
 
 
 @pytest.fixture
@@ -17,7 +25,7 @@ def drawn_model(tmp_path):
   """drawn_model(configuration) -> (file, variables) of a network with random weights."""
 
   def write(cfg, name="drawn.safetensors"):
-    variables = drawn(shapes(cfg))
+    variables = drawn(shapes_of(cfg))
     write_model(tmp_path / name, cfg, variables)
     return tmp_path / name, variables
 

@@ -158,7 +158,7 @@ def test_the_classifier_comes_along_and_classifies(classifier, tmp_path, capsys)
   wave = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16000)) * 0.1, jnp.float32)
   logits = jax.jit(lambda v, w: classify(found.cfg, v, w))(tree, wave)
   embed, params = dasheng_jax.load_encoder(source, heads=4)
-  mean = np.float64(embed(params, wave)).mean(1)
+  mean = np.float64(jax.jit(embed)(params, wave)).mean(1)
   centred = mean - mean.mean(-1, keepdims=True)
   normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
   normed = normed * classifier["outputlayer.0.weight"] + classifier["outputlayer.0.bias"]

@@ -11,10 +11,10 @@ from experiments import convert_weights
 from experiments.conversion.live import places
 from experiments.conversion.stages import default_wave, stage_names, stages
 from experiments.training import cli
-from mobile_jax.network import shapes
 from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
 from mobile_jax.weights.names import rules
+from tests.mobile_jax.fixtures import shapes_of
 
 NETWORKS = {
   "cp_mobile": CPMobileConfig(classes=3, base_channels=16, multiplier=1.8, expansion=2.0),
@@ -30,7 +30,7 @@ def drawn(cfg):
     whole = np.issubdtype(x.dtype, np.integer)
     return np.zeros((), x.dtype) if whole else rng.uniform(0.5, 1.5, x.shape).astype(x.dtype)
 
-  return jax.tree.map(value, shapes(cfg))
+  return jax.tree.map(value, shapes_of(cfg))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_there_and_back(family, to, tmp_path):
   )
   assert not convert_weights.main(config)
   found, again = mobile_jax.read_model(out)
-  assert shapes(found) == shapes(cfg)
+  assert shapes_of(found) == shapes_of(cfg)
   jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 

@@ -115,9 +115,10 @@ def test_recorded_steps_of_bitsandbytes_are_met():
     names = ("ragged", "small")
     params = {name: golden[f"step0.{name}"] for name in names}
     state = optimiser.init(params, ())
+    update = jax.jit(optimiser.direction.update)
     for step in range(3):
       grads = {name: golden[f"grads.{name}"][step] for name in names}
-      direction, state = jax.jit(optimiser.direction.update)(grads, state, params)
+      direction, state = update(grads, state, params)
       params = apply_direction(params, direction, jnp.float32(cfg.peak_lr))
     for name in names:  # a step is 1e-3
       np.testing.assert_allclose(params[name], golden[f"step3.{name}"], rtol=3e-7, atol=1e-8)
@@ -155,8 +156,8 @@ def test_moments_start_at_zero():
     np.testing.assert_array_equal(leaf, 0)  # a scale of 0 makes 0 of any code
 
 
-MESHES = [(2, 2, 2), (1, 2, 4)]
-REST = [(1, 8, 1), (1, 1, 8), (8, 1, 1), (1, 4, 2)]
+MESHES = [(2, 2, 2)]  # every axis at once
+REST = [(1, 2, 4), (1, 8, 1), (1, 1, 8), (8, 1, 1), (1, 4, 2)]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ def assert_same_bits(a, b):
     assert np.asarray(leaf).tobytes() == np.asarray(b[path]).tobytes(), path
 
 
-@pytest.mark.parametrize("name", ["one", "eight"])
+# On one device, test_pretrain.py resumes a whole run.
+@pytest.mark.parametrize("name", [pytest.param("one", marks=pytest.mark.slow), "eight"])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, name):
   unbroken = advance(fresh(name), name, 4)
   with open_run(tmp_path) as checkpoints:

@@ -68,8 +68,8 @@ def reference():
   return {a: run(one(), dataclasses.replace(BASE, accumulate=a)) for a in (1, 2)}
 
 
-LAYOUTS = [(1, 8, 1), (1, 1, 8), (2, 2, 2)]
-REST = [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 1, 4), (1, 4, 2), (1, 2, 4)]
+LAYOUTS = [(1, 1, 8), (2, 2, 2)]
+REST = [(8, 1, 1), (1, 8, 1), (4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 1, 4), (1, 4, 2), (1, 2, 4)]
 
 
 @pytest.mark.parametrize(

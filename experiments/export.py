@@ -83,19 +83,22 @@ def main(cfg: Export) -> int:
     made = litert.int8(made, _clips(cfg.representative, cfg, samples, rate))
   elif cfg.to == "onnx":
     made = onnx(made)
-  part = out.with_name(f"{out.name}.part")
+  # Under its own name only when it has been compared: what stands there stays if it departs.
+  part = out.with_name(f"{out.stem}.part{out.suffix}")
   part.write_bytes(made)
-  part.replace(out)
+  try:
+    tag = jax.jit(lambda wave: mobile_jax.tag(model, variables, wave)[0])
+    contenders = {str(out): _opened(part, samples), **others}
+    rows = report.compared(
+      lambda clip: _numpy(tag(jnp.asarray(clip[None])))[0], contenders, clips, cfg.runs
+    )
+    print(report.table(rows))
+    if cfg.to != "litert_int8" and not rows[1].equal:
+      raise RunError(f"{out}: its logits depart from those of the JAX model; nothing was written")
+    part.replace(out)
+  finally:
+    part.unlink(missing_ok=True)
   print(f"wrote {out} ({len(made):,} bytes): {samples} samples at {rate} Hz in, logits out")
-
-  tag = jax.jit(lambda wave: mobile_jax.tag(model, variables, wave)[0])
-  contenders = {str(out): _opened(out, samples), **others}
-  rows = report.compared(
-    lambda clip: _numpy(tag(jnp.asarray(clip[None])))[0], contenders, clips, cfg.runs
-  )
-  print(report.table(rows))
-  if cfg.to != "litert_int8" and not rows[1].equal:
-    raise RunError(f"{out}: its logits depart from those of the JAX model")
   return 0
 
 
@@ -135,9 +138,11 @@ def _check_extra(cfg: Export) -> None:
 
 
 def _usual_seconds(model: Any) -> float:
-  from mobile_jax.scene_config import SECONDS, CPMobileConfig, CPResNetConfig
+  """Of scene models those they are trained on; a PaSST that tells tags hears more."""
+  from mobile_jax.families import Scene
+  from mobile_jax.scene_config import SECONDS
 
-  return SECONDS if isinstance(model, CPMobileConfig | CPResNetConfig) else LONG_SECONDS
+  return SECONDS if isinstance(model, Scene) and model.objective == "classes" else LONG_SECONDS
 
 
 def _clips(paths: Sequence[str], cfg: Export, samples: int, rate: int) -> list[np.ndarray]:

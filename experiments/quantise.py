@@ -41,6 +41,12 @@ def main(cfg: QuantiseConfig) -> int:
       "--init: name the float CP-Mobile that is to be quantised, a file or a name such as "
       "cp_mobile_dcase23"
     )
+  if cfg.norm_momentum is not None:
+    raise UsageError("--norm_momentum: no norm is left once they are folded; leave it out")
+  if cfg.model.compute.dtype != "float32":
+    raise UsageError(
+      f"--model.compute.dtype {cfg.model.compute.dtype}: quantisation is simulated in float32"
+    )
   return run(cfg, "quantise", method_of(cfg))
 
 

@@ -74,7 +74,7 @@ def main(cfg: ScoreConfig) -> None:
   labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
   crop = "single" if cfg.whole else cfg.data.crop
   data = dataclasses.replace(cfg.data, holdout=0.0, crop=crop)
-  dataset = Dataset(data, labelled.part(cfg.part))
+  dataset = Dataset(data, labelled.heard(cfg.part))
   add_devices(dataset, labelled)
   networks = {spec: read_model(spec) for spec in cfg.models}
   for spec, (model, _) in networks.items():

@@ -62,7 +62,7 @@ def main(cfg: WriteLogitsConfig) -> None:
   if not cfg.out:
     raise UsageError("--out: name the folder of the logits, e.g. --out runs/logits")
   labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
-  sources = [source for part in cfg.parts for source in labelled.part(part)]
+  sources = [source for part in cfg.parts for source in labelled.heard(part)]
   listeners = [
     open_listener(spec, len(labelled.classes), labelled.objective, cfg.folds) for spec in cfg.models
   ]
@@ -161,8 +161,8 @@ def _probed(
 ) -> np.ndarray:
   """Logits of a probe for all recordings at once, which it needs to be fitted."""
   assert listener.probe is not None
-  trained = [id(source) for source in labelled.part("train")]
-  everything = [*sources, *(s for s in labelled.part("train") if s not in sources)]
+  trained = [id(source) for source in labelled.heard("train")]
+  everything = [*sources, *(s for s in labelled.heard("train") if s not in sources)]
   with Progress(f"embedding with {listener.name}", len(everything), "sources") as progress:
     embeddings = []
     for source in everything:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from dasheng_jax.errors import ConfigError
 from pipelines.kaldi_mel import KALDI_MEL, KaldiMelConfig
@@ -115,9 +115,10 @@ class ComputeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Backbone:
-  """What MN and DyMN share. Published ones tell tags; the weights say nothing of it."""
+  """What MN and DyMN share.
 
-  objective: ClassVar[Literal["classes", "tags"]] = "tags"
+  objective: whether a clip has one class or tags, which no weight tells; published ones tell tags.
+  """
 
   classes: int = 527
   width: float = 1.0
@@ -125,6 +126,7 @@ class _Backbone:
   dropout: float = 0.2
   mel: KaldiMelConfig = KALDI_MEL
   compute: ComputeConfig = ComputeConfig()
+  objective: Literal["classes", "tags"] = "tags"
 
   def __post_init__(self):
     _check_choices(self)

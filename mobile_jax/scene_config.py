@@ -56,7 +56,6 @@ class _Scene:
   """What the scene models share. They have no dropout."""
 
   dropout: ClassVar[float] = 0.0
-  objective: ClassVar[Literal["classes", "tags"]] = "classes"
   least_frames: ClassVar[int] = 1
 
   def with_compute(self, **changes):
@@ -78,6 +77,7 @@ class CPMobileConfig(_Scene):
     blocks_per_stage: of the three stages.
     halved: numbers of the blocks that halve frequency and time.
     halved_frequency: of those that halve frequency alone.
+    objective: whether a clip has one class or tags, which no weight tells.
   """
 
   classes: int = 10
@@ -89,6 +89,7 @@ class CPMobileConfig(_Scene):
   halved_frequency: tuple[int, ...] = (4,)
   mel: KaldiMelConfig = CP_MOBILE_MEL
   compute: ComputeConfig = _PLAIN
+  objective: Literal["classes", "tags"] = "classes"
 
   def __post_init__(self):
     _positive(self, "classes", "base_channels", "multiplier", "expansion")
@@ -159,6 +160,7 @@ class CPResNetConfig(_Scene):
     groups: of the stages' convolutions, shortcuts included.
     pools: positions in the first stage behind which frequency is halved; 0 is the 2 x 2 pool
       before it.
+    objective: as for CP-Mobile.
   """
 
   classes: int = 10
@@ -171,6 +173,7 @@ class CPResNetConfig(_Scene):
   pools: tuple[int, ...] = (0, 1, 2, 4)
   mel: KaldiMelConfig = CP_RESNET_MEL
   compute: ComputeConfig = _PLAIN
+  objective: Literal["classes", "tags"] = "classes"
 
   # Fewer leave nothing behind the first convolution and its pool.
   least_frames: ClassVar[int] = 5
@@ -232,10 +235,12 @@ def _kernels(stage: int, number: int, reach: int) -> tuple[int, int]:
   return (3 if reach >= first else 1), (3 if reach >= second else 1)
 
 
-def _positive(cfg: object, *names: str) -> None:
+def _positive(cfg: CPMobileConfig | CPResNetConfig, *names: str) -> None:
   for name in names:
     if not getattr(cfg, name) > 0:
       raise ConfigError(f"{name} is {getattr(cfg, name)}; it must be more than 0")
+  if cfg.objective not in ("classes", "tags"):
+    raise ConfigError(f"objective is {cfg.objective!r}; choose from classes, tags")
 
 
 # By the channels of the paper's tables: the student, and the teachers of growing size.

@@ -48,11 +48,12 @@ class Responses:
     content = np.ascontiguousarray(self.waves)
     return hashlib.blake2b(content.tobytes(), digest_size=12).hexdigest()
 
-  def heard(
-    self, wave: Float[Array, "b s"], key: Key[Array, ""], main_device: Bool[Array, " b"]
-  ) -> Float[Array, "b s"]:
-    """Waves, each through the response that is drawn for it, if any."""
-    which = draw_responses(key, main_device, len(self.waves), self.probability, self.of)
+  def draw(self, key: Key[Array, ""], main_device: Bool[Array, " b"]) -> Int[Array, " b"]:
+    """The number of each clip's response, -1 for none; see `draw_responses`."""
+    return draw_responses(key, main_device, len(self.waves), self.probability, self.of)
+
+  def through(self, wave: Float[Array, "b s"], which: Int[Array, " b"]) -> Float[Array, "b s"]:
+    """Each wave through the response of this number; see `convolve_responses`."""
     return convolve_responses(wave, jnp.asarray(self.waves), which)
 
 

@@ -50,6 +50,7 @@ EXPERIMENTS: dict[str, QuantiseConfig] = {
     _STUDENT,
     about="any set: batches of 32, a higher rate, nothing augmented but a roll",
     augment=dataclasses.replace(NO_AUGMENT, roll=4000),
+    distil=dataclasses.replace(STUDENT.distil, mean_over="clips"),
     optim=adam(2e-4),
     loop=EpochLoopConfig(epochs=20, batch_size=32, validate_every=5, save_every=5),
   ),

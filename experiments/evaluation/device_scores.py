@@ -35,7 +35,7 @@ def device_scores(
     Scores whose means also have class_log_loss, the mean over classes, and accuracy_GROUP for every
     group that has a clip.
   """
-  if device.shape != (len(logits),) or device.min() < 0 or device.max() >= len(devices.names):
+  if device.shape != (len(logits),) or not np.isin(device, range(len(devices.names))).all():
     raise DataError(
       f"scores: devices {device.shape} must be one of {len(devices.names)} for each of "
       f"{len(logits)} clips"

@@ -30,6 +30,7 @@ class StudyConfig:
   teachers: tuple[str, ...] = ()
   # of the study of methods: some of dirfms, dir, fms, none
   methods: tuple[str, ...] = ("dirfms", "dir", "fms", "none")
+  paper: bool = False  # of these: the paper's settings where the released code has others
   recipes: str = "tau22"  # of these: how the names of the training recipes begin
   responses: str = ""  # of these: folder of microphones' impulse responses
   commands: bool = False  # print the commands, for other machines or other hands, and end

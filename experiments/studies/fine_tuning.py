@@ -67,7 +67,7 @@ def fine_tuning(cfg: StudyConfig) -> Study:
 def _is_plain(model: MNConfig | DyMNConfig) -> bool:
   """Whether the width alone tells it from its family's default."""
   plain: Any = type(model)(width=model.width)
-  alike = {name: getattr(plain, name) for name in ("classes", "dropout", "compute")}
+  alike = {name: getattr(plain, name) for name in ("classes", "dropout", "compute", "objective")}
   if isinstance(model, DyMNConfig):
     alike["temperature"] = plain.temperature
   return dataclasses.replace(model, **alike) == plain

@@ -20,6 +20,7 @@ from experiments.studies.config import Name, StudyConfig
 from experiments.studies.study import Study
 from experiments.teaching.store import RECORD
 from experiments.training.errors import UsageError
+from mobile_jax.passt_config import PaSSTConfig
 
 # What a training run of this method does without: impulse responses, Freq-MixStyle.
 _NO_DIR, _NO_FMS = ("--augment.response_p", "0"), ("--augment.mixstyle", "0")
@@ -29,7 +30,6 @@ METHODS: dict[str, tuple[str, ...]] = {
   "fms": _NO_DIR,
   "none": (*_NO_DIR, *_NO_FMS),
 }
-PASST = "passt"
 
 
 class Member(NamedTuple):
@@ -58,18 +58,20 @@ class Ensemble(NamedTuple):
   @property
   def name(self) -> str:
     """Of its cells."""
-    joined = "+".join(member.name for member in self.members)
-    return f"{joined}_all" if self.every_seed else joined
+    if len(self.members) == 1:
+      return self.members[0].name
+    sizes, methods = (dict.fromkeys(part) for part in zip(*self.members, strict=True))
+    return f"{'+'.join(sizes)}__{'+'.join(methods)}"
 
 
 _CP_RESNET = tuple(f"cp_resnet_{n}" for n in (32, 56, 88, 168, 232))
 _CP_MOBILE = tuple(f"cp_mobile_{n}" for n in (32, 64, 96, 184, 264))
 # The networks that the paper has in each table.
 TEACHERS: dict[str, tuple[str, ...]] = {
-  "teacher_size": (*_CP_RESNET, *_CP_MOBILE, PASST),
-  "device_methods": ("cp_resnet_56", "cp_mobile_32", PASST),
-  "three_teachers": (*_CP_RESNET[:2], *_CP_MOBILE[:2], PASST),
-  "teacher_ensembles": ("cp_resnet_56", "cp_mobile_32", PASST),
+  "teacher_size": (*_CP_RESNET, *_CP_MOBILE, "passt"),
+  "device_methods": ("cp_resnet_56", "cp_mobile_32", "passt"),
+  "three_teachers": (*_CP_RESNET[:2], *_CP_MOBILE[:2], "passt"),
+  "teacher_ensembles": ("cp_resnet_56", "cp_mobile_32", "passt"),
 }
 
 
@@ -118,19 +120,37 @@ def teacher_ensembles(cfg: StudyConfig) -> Study:
 
 
 def _teachers(cfg: StudyConfig) -> tuple[str, ...]:
+  """The networks that teach, after a look at all that the study needs."""
+  end = "_paper" if cfg.paper else ""
+  first = f"{cfg.recipes}_"
+  known = [
+    name.removeprefix(first).removesuffix("_paper")
+    for name in scenes.FINETUNE
+    if name.startswith(first) and name.endswith("_paper") == cfg.paper
+  ]
+  if not known or f"{first}student{end}" not in scenes.DISTILL:
+    told = f"--recipes {cfg.recipes}{' --paper true' if cfg.paper else ''}"
+    raise UsageError(f"{told}: there are none; choose tau22, or quick without --paper")
   sizes = cfg.teachers or TEACHERS[cfg.study]
   for size in sizes:
-    if f"{cfg.recipes}_{size}" not in scenes.FINETUNE:
-      known = [n.removeprefix(f"{cfg.recipes}_") for n in scenes.FINETUNE if cfg.recipes in n]
+    if size not in known:
       raise UsageError(f"--teachers {size}: choose from {', '.join(known)}")
-  if PASST in sizes and not cfg.init:
+  if not cfg.init and any(_begins_with_weights(cfg, size) for size in sizes):
     raise UsageError(
-      f"--init is missing: {PASST} begins with its weights of AudioSet; leave it out with "
-      f"--teachers {' '.join(size for size in sizes if size != PASST)}"
+      "--init is missing: PaSST begins with its weights of AudioSet; name them, or name --teachers "
+      "without passt"
     )
   if not cfg.responses:
     raise UsageError("--responses is missing: name the folder of microphones' impulse responses")
   return sizes
+
+
+def _recipe(cfg: StudyConfig, kind: str) -> str:
+  return f"{cfg.recipes}_{kind}{'_paper' if cfg.paper else ''}"
+
+
+def _begins_with_weights(cfg: StudyConfig, size: str) -> bool:
+  return isinstance(scenes.FINETUNE[_recipe(cfg, size)].model, PaSSTConfig)
 
 
 def _study(cfg: StudyConfig, rows: Sequence[Ensemble], title: str) -> Study:
@@ -156,7 +176,7 @@ def _study(cfg: StudyConfig, rows: Sequence[Ensemble], title: str) -> Study:
 
 def _training(cfg: StudyConfig, recipe: str, seed: int, folder: Path) -> tuple[str, ...]:
   return (
-    *("--config", f"{cfg.recipes}_{recipe}"),
+    *("--config", _recipe(cfg, recipe)),
     *("--data.source", cfg.data, "--data.cache", "memory"),
     *("--augment.responses", cfg.responses),
     *("--compile_cache", str(Path(cfg.out) / "programs")),
@@ -167,7 +187,7 @@ def _training(cfg: StudyConfig, recipe: str, seed: int, folder: Path) -> tuple[s
 def _teacher(cfg: StudyConfig, member: Member, seed: int, row: str) -> Cell:
   name = f"teacher_{member.name}_{seed}"
   folder = Path(cfg.out) / name
-  start = ("--init", cfg.init) if member.size == PASST else ()
+  start = ("--init", cfg.init) if _begins_with_weights(cfg, member.size) else ()
   flags = (*_training(cfg, member.size, seed, folder), *METHODS[member.method], *start)
   return Cell(name, "finetune", flags, folder / "report.json", row, _figures("teacher_", seed))
 
@@ -176,7 +196,7 @@ def _logits(cfg: StudyConfig, row: Ensemble, seed: int) -> Cell:
   """Of the seed's own teachers, or one for all seeds."""
   seeds = cfg.seeds if row.every_seed else (seed,)
   heard = [f"teacher_{member.name}_{s}" for member in row.members for s in seeds]
-  name = f"logits_{row.name}" + ("" if row.every_seed else f"_{seed}")
+  name = f"logits_{row.name}_{'of_' + _joined(cfg) if row.every_seed else seed}"
   folder = Path(cfg.out) / name
   weights = [str(Path(cfg.out) / one / "export" / "model.safetensors") for one in heard]
   crop = ("--data.crop_seconds", "1", "--data.crop", "single")
@@ -185,11 +205,16 @@ def _logits(cfg: StudyConfig, row: Ensemble, seed: int) -> Cell:
 
 
 def _student(cfg: StudyConfig, row: Ensemble, seed: int, logits: Cell) -> Cell:
-  name = f"student_{row.name}_{seed}"
+  name = f"student_{row.name}{'_of_' + _joined(cfg) if row.every_seed else ''}_{seed}"
   folder = Path(cfg.out) / name
   flags = (*_training(cfg, "student", seed, folder), "--teacher", str(logits.result.parent))
   report = folder / "report.json"
   return Cell(name, "distill", flags, report, row.row, _figures("", seed), (logits.name,))
+
+
+def _joined(cfg: StudyConfig) -> str:
+  """The seeds of the teachers of one student."""
+  return "-".join(map(str, cfg.seeds))
 
 
 # Figures of report.json, and what the tables call them.

@@ -55,7 +55,7 @@ def network_of(
       kinds = [size_of(one).split(" of ")[0] for one in (found, cfg.model)]
       raise UsageError(
         f"--init {cfg.init}: is of the family {kinds[0]}, and this recipe is one for {kinds[1]}; "
-        "those for DyMN end in _dymn"
+        f"choose one of {kinds[0]} with --config (--help lists them)"
       )
     mel = {name: getattr(cfg.model.mel, name) for name in _TRAINING_MEL}
     how = {"dtype": cfg.model.compute.dtype, "kernels": cfg.model.compute.kernels}
@@ -68,9 +68,7 @@ def network_of(
       told = {name: getattr(cfg.model, name) for name in _TRAINING_PASST}
       model = dataclasses.replace(model, **told)
     start = _reader(cfg, classes)
-  model = dataclasses.replace(model, classes=classes)
-  if isinstance(model, PaSSTConfig):
-    model = dataclasses.replace(model, objective=objective)
+  model = dataclasses.replace(model, classes=classes, objective=objective)
   if isinstance(model, DyMNConfig):
     model = dataclasses.replace(
       model, temperature=last_temperature(cfg.temperature, cfg.loop.epochs)

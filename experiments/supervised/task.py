@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dasheng_jax.sharding import each_row_at_home
 from experiments.supervised.recipe import AugmentConfig, DistilConfig, TemperatureConfig
 from experiments.training.epochs import Epochs
 from experiments.training.task import Batch, Metrics, Task, Tree
@@ -137,7 +138,7 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
   labels = labels_of(batch, recipe.objective, model.classes)
   if recipe.responses is not None:
     main = batch.get("main_device", jnp.ones((rows,), bool))
-    wave = recipe.responses.heard(wave, keys["response"], main)
+    wave = _heard(recipe.responses, wave, main, keys["response"])
   if cfg.gain:
     wave = wave * draw_gain(keys["gain"], rows, cfg.gain)[:, None]
   if cfg.roll:
@@ -160,6 +161,20 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
     log_mel = mix(log_mel, share, partner) if cfg.mixup else log_mel
   targets = mix(labels.targets, share, partner)
   return Inputs(log_mel, labels._replace(targets=targets), share, partner)
+
+
+def _heard(
+  responses: Responses, wave: Float[Array, "b s"], main: Bool[Array, " b"], key: jax.Array
+) -> Float[Array, "b s"]:
+  """Waves through other microphones; on a mesh every device convolves its own rows."""
+  which = responses.draw(key, main)
+  # One array of rows: numbers of responses are small enough for float32.
+  rows = jnp.concatenate([wave, which[:, None].astype(wave.dtype)], axis=1)
+
+  def convolved(rows: jax.Array) -> jax.Array:
+    return responses.through(rows[:, :-1], rows[:, -1].astype(jnp.int32))
+
+  return each_row_at_home(convolved, rows)
 
 
 def mixed_labels(labels: Labels, share: Float[Array, " b"], partner: Int[Array, " b"]) -> Labels:

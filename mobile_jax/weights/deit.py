@@ -45,9 +45,10 @@ def passt_state(
       f"{source}: no weights of a distilled DeiT, which have pos_embed, dist_token"
     )
   positions, kernel = deit["pos_embed"], deit["patch_embed.proj.weight"]
-  width = positions.shape[-1]
-  side = math.isqrt(max(positions.shape[1] - _TOKENS, 0))
-  if width != cfg.width or side * side + _TOKENS != positions.shape[1] or not side:
+  width, side = cfg.width, 0
+  if positions.ndim == 3:
+    side = math.isqrt(max(positions.shape[1] - _TOKENS, 0))
+  if not side or positions.shape != (1, side * side + _TOKENS, width):
     raise WeightsError(
       f"{source}: pos_embed has shape {positions.shape}, not [1, {_TOKENS} + side * side, "
       f"{cfg.width}]"

@@ -69,6 +69,10 @@ class TrainingSet:
       raise DataError(f"{self.name} has no part {name!r}; it has {', '.join(self.parts)}")
     return self.parts[name]
 
+  def heard(self, name: str) -> tuple[Source, ...]:
+    """The sources of a part as they are heard once, recording by recording: pieces, not windows."""
+    return tuple(getattr(source, "pieces", source) for source in self.part(name))
+
 
 def folder_of(path: str, name: str, expected: str) -> Path:
   """The folder as a Path, or a DataError that says what was expected there."""

@@ -27,7 +27,10 @@ class JoinedSource:
     clip_seconds: length of a clip.
     name: for messages; none: that of the source.
 
-  Raises DataError where these do not belong to the pieces.
+  Attributes:
+    pieces: the source; what is heard once and kept, such as logits of a teacher, is of these.
+
+  Raises DataError where names or numbers do not belong to the pieces.
   """
 
   shards = None
@@ -45,7 +48,7 @@ class JoinedSource:
       raise DataError(
         f"{source.name}: {len(recordings)} names and {len(numbers)} numbers for {count} pieces"
       )
-    self._source = source
+    self.pieces = source
     self.name = name or source.name
     self.ids, self.labels = source.ids, source.labels
     self.rates = np.asarray(source.rates)
@@ -60,7 +63,7 @@ class JoinedSource:
 
   def _lay(self, recordings: Sequence[str], numbers: np.ndarray, clip_seconds: float) -> None:
     """Lays all pieces on one line, in order; recordings are stretches of it."""
-    frames = np.asarray(self._source.frames, np.int64)
+    frames = np.asarray(self.pieces.frames, np.int64)
     which = np.unique(np.asarray(recordings), return_inverse=True)[1]
     self._rows = np.lexsort((numbers, which))  # pieces as they lie on the line
     ends = np.cumsum(frames[self._rows])
@@ -93,7 +96,7 @@ class JoinedSource:
   def _piece(self, i: int, row: int, start: int, stop: int) -> np.ndarray:
     """Mono samples of a piece, f32[stop - start]; a lossy codec's last few may be zeros."""
     try:
-      wave, rate = self._source.read(row, start, stop)
+      wave, rate = self.pieces.read(row, start, stop)
       decode.check_length(len(wave), stop - start, rate, int(self.rates[row]))
     except BadAudio as error:
       if row == i:

@@ -146,22 +146,40 @@ def test_students_hear_their_own_teachers(tmp_path):
   (many,) = [
     c
     for c in scene_study(tmp_path, "teacher_ensembles", teachers=("cp_resnet_56", "passt")).cells
-    if c.name == "logits_cp_resnet_56_dirfms+passt_dirfms+cp_resnet_56_fms+passt_fms_all"
+    if c.name == "logits_cp_resnet_56+passt__dirfms+fms_of_0-1-2"
   ]
   assert len(parsed(many).models) == 12
 
 
 def test_tables_share_their_cells(tmp_path):
-  """A command of one table is the same command in the other, or it would be refused there."""
+  """A command of one table is the same command in the other, or it would be refused there. Of other
+  seeds as well; and a cell's name is a folder's.
+  """
   every = {}
   for name in scenes.LAID_OUT:
-    for cell in scene_study(tmp_path, name).cells:
-      assert every.setdefault(cell.name, cell.line) == cell.line
+    for seeds in ((0, 1), (0, 1, 2)):
+      for cell in scene_study(tmp_path, name, seeds=seeds).cells:
+        assert every.setdefault(cell.name, cell.line) == cell.line
+  many = scene_study(tmp_path, "teacher_ensembles", teachers=tuple(scenes.TEACHERS["teacher_size"]))
+  assert max(len(cell.name) for cell in many.cells) < 250
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_every_passt_begins_with_weights_and_all_have_the_same_settings(tmp_path, paper):
+  for cell in scene_study(tmp_path, paper=paper).cells:
+    if cell.prog == "write_logits":
+      continue
+    assert ("--init" in cell.flags) == cell.name.startswith("teacher_passt")
+    recipe = cell.flags[cell.flags.index("--config") + 1]
+    assert recipe.endswith("_paper") == paper
 
 
 def test_what_scenes_need_is_named(tmp_path):
   for changes, match in (
-    ({"init": ""}, "--init is missing: passt begins .* --teachers cp_resnet_56 cp_mobile_32"),
+    ({"init": ""}, "--init is missing: PaSST begins .* name --teachers without passt"),
+    ({"recipes": "nope"}, "--recipes nope: there are none; choose tau22"),
+    ({"recipes": "quick", "paper": True}, "--recipes quick --paper true: there are none"),
+    ({"recipes": "quick"}, "--teachers passt: choose from cp_mobile_32"),
     ({"responses": ""}, "--responses is missing"),
     ({"methods": ("dirms",)}, "--methods dirms: choose from dirfms, dir, fms, none"),
     ({"teachers": ("cp_mobile_33",)}, "--teachers cp_mobile_33: choose from cp_mobile_32"),

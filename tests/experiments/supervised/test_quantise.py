@@ -152,7 +152,6 @@ def test_a_teacher_is_learnt_from(audio, student, tmp_path):
   assert all(row["teacher_loss"] > 0 for row in rows if row["part"] == "train")
 
 
-@pytest.mark.slow
 def test_a_step_moves_weights_and_ranges_and_a_frozen_one_weights_alone(student):
   recipe = Recipe("classes", NO_AUGMENT, None, TemperatureConfig(), Epochs(4, 4, 4))
   task = quantised_task(MODEL, recipe, 1)
@@ -205,6 +204,11 @@ def test_recipes_are_as_the_reference_text_has_them():
   [
     (lambda: quantise.main(replace(TINY, init="")), "--init"),
     (lambda: quantise.main(replace(TINY, model=MNConfig())), "of CP-Mobile alone"),
+    (lambda: quantise.main(replace(TINY, init="x", norm_momentum=0.1)), "--norm_momentum: no norm"),
+    (
+      lambda: quantise.main(replace(TINY, init="x", model=MODEL.with_compute(dtype="bfloat16"))),
+      "--model.compute.dtype bfloat16",
+    ),
     (lambda: replace(TINY, frozen_epochs=3), "--frozen_epochs 3: give 0 to 2"),
   ],
 )

@@ -34,7 +34,7 @@ from experiments.training.metrics import read_metrics
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.write_logits import WriteLogitsConfig
 from experiments.write_logits import main as write_logits
-from mobile_jax import config, load_model, named
+from mobile_jax import config, load_model, named, read_model
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.network import init_variables, shapes
 from mobile_jax.weights.load import has_names, write_folder, write_model
@@ -124,6 +124,7 @@ def test_a_run_leaves_the_network_its_scores_and_pictures(finished, audio):
   for picture in ("loss.png", "confusion.png"):
     assert (finished / picture).read_bytes().startswith(b"\x89PNG")
   tag, variables = load_model(finished / "export" / "model.safetensors")
+  assert read_model(finished / "export" / "model.safetensors")[0].objective == "classes"
   wave, _ = soundfile.read(audio / "test" / "low" / "0.wav", dtype="float32")
   assert tag(variables, jnp.asarray(wave)[None, :6_400])[0].shape == (1, 2)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.supervised.recipe import (
   ANNEALED,
@@ -18,6 +19,7 @@ from experiments.supervised.recipe import (
 from experiments.supervised.task import (
   Labels,
   Recipe,
+  _heard,
   augmented,
   decided,
   labels_of,
@@ -132,6 +134,28 @@ def test_other_microphones_are_heard_by_the_main_device_alone(batch):
     heard("main_device", main), jnp.where(main[:, None, None], other, plain), atol=2e-4
   )
   np.testing.assert_allclose(heard("all_devices", main), other, atol=2e-4)
+
+
+def test_on_a_mesh_every_device_convolves_its_own_rows(batch):
+  """No wave goes from device to device: the partitioner by itself would gather them for the FFT."""
+  mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2], axis_types=(AxisType.Auto,))
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+  responses = Responses(np.eye(1, 11, 10, dtype=np.float32), 1.0, "all_devices")
+  main = jnp.ones((ROWS,), bool)
+
+  def heard(wave, main, key):
+    return _heard(responses, wave, main, key)
+
+  wave, key = batch["wave"], jax.random.key(0)
+  with jax.set_mesh(mesh):
+    compiled = (
+      jax.jit(heard, in_shardings=(rows, rows, None), out_shardings=rows)
+      .lower(wave, main, key)
+      .compile()
+    )
+    found = compiled(jax.device_put(wave, rows), jax.device_put(main, rows), key)
+  assert "all-gather" not in compiled.as_text()
+  np.testing.assert_allclose(found, jnp.pad(wave, ((0, 0), (10, 0)))[:, :SAMPLES], atol=1e-6)
 
 
 def test_the_share_of_own_statistics_is_drawn_from_its_alpha(batch):

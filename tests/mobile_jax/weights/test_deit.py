@@ -93,6 +93,9 @@ def test_a_file_is_read_as_the_start_of_a_passt(deit, tmp_path):
 def test_other_sizes_are_refused(deit):
   with pytest.raises(WeightsError, match="no weights of a distilled DeiT"):
     passt_state({name: x for name, x in deit.items() if name != "dist_token"}, CFG)
+  for odd in (deit["pos_embed"][0], deit["pos_embed"][0, 0, 0], deit["pos_embed"].repeat(2, 0)):
+    with pytest.raises(WeightsError, match="pos_embed has shape"):
+      passt_state({**deit, "pos_embed": odd}, CFG)
   for name in ("pos_embed", "patch_embed.proj.weight"):
     with pytest.raises(WeightsError, match=f"{name} has shape"):
       passt_state({**deit, name: deit[name][:, :-1]}, PaSSTConfig(width=16, heads=2, patch=8))

@@ -179,5 +179,9 @@ def test_pieces_are_joined_in_training_alone(cut):
   assert list(train.ids) == list(plain.part("train")[0].ids)
   assert test.frames.tolist() == [3_200]
   assert (found.name, found.devices.names) == ("tau22_joined", ("a", "b"))
+  # A teacher hears the pieces: what it says is stored once, and its rows are theirs.
+  (heard,), (pieces,) = found.heard("train"), plain.part("train")
+  assert list(heard.ids) == list(pieces.ids)
+  np.testing.assert_array_equal(heard.frames, pieces.frames)
   with pytest.raises(DataError, match=r"tau22_joined: .*--data\.crop single, not random"):
     open_set(f"tau22_joined={cut[0]}", dataclasses.replace(CFG, crop="random"))

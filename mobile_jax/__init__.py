@@ -25,7 +25,10 @@ if TYPE_CHECKING:
   from mobile_jax.config import MNConfig as MNConfig
   from mobile_jax.cp_mobile import CPMobile as CPMobile
   from mobile_jax.cp_resnet import CPResNet as CPResNet
+  from mobile_jax.decision_config import EfficientNetConfig as EfficientNetConfig
+  from mobile_jax.decision_config import MobileNetV2Config as MobileNetV2Config
   from mobile_jax.dymn import DyMN as DyMN
+  from mobile_jax.efficientnet import EfficientNet as EfficientNet
   from mobile_jax.embeddings import load_embedder as load_embedder
   from mobile_jax.embeddings import scene_embeddings as scene_embeddings
   from mobile_jax.embeddings import timestamp_embeddings as timestamp_embeddings
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
   from mobile_jax.inference import tag as tag
   from mobile_jax.mn import MN as MN
   from mobile_jax.mn import Outputs as Outputs
+  from mobile_jax.mobilenet_v2 import MobileNetV2 as MobileNetV2
   from mobile_jax.models import MODELS as MODELS
   from mobile_jax.models import published as published
   from mobile_jax.network import infer as infer
@@ -57,13 +61,17 @@ _HOME = {
   "named": "families",
   "CPMobile": "cp_mobile",
   "CPResNet": "cp_resnet",
+  "EfficientNetConfig": "decision_config",
+  "MobileNetV2Config": "decision_config",
   "DyMN": "dymn",
+  "EfficientNet": "efficientnet",
   "load_embedder": "embeddings",
   "scene_embeddings": "embeddings",
   "timestamp_embeddings": "embeddings",
   "tag": "inference",
   "MN": "mn",
   "Outputs": "mn",
+  "MobileNetV2": "mobilenet_v2",
   "MODELS": "models",
   "published": "models",
   "infer": "network",

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from dasheng_jax.errors import ConfigError
 from pipelines.kaldi_mel import KALDI_MEL, KaldiMelConfig
 
-Activation = Literal["relu", "hardswish", "none"]
+Activation = Literal["relu", "hardswish", "relu6", "swish", "none"]
 Head = Literal["mlp", "fully_convolutional", "attention"]
 Aggregate = Literal["max", "avg", "add", "min"]
 DynamicBlocks = Literal["all", "replace_se", "first", "middle", "last", "none"]
@@ -89,7 +89,8 @@ def conv_size(size: int, kernel: int, stride: int, dilation: int = 1) -> int:
   return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _check_choices(config: object) -> None:
+def check_choices(config: object) -> None:
+  """ConfigError for a field whose type lists its values and that holds another."""
   for name, kind in typing.get_type_hints(type(config)).items():
     value, choices = getattr(config, name), typing.get_args(kind)
     if typing.get_origin(kind) is Literal and value not in choices:
@@ -110,7 +111,7 @@ class ComputeConfig:
   kernels: Literal["auto", "xla"] = "auto"
 
   def __post_init__(self):
-    _check_choices(self)
+    check_choices(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ class _Backbone:
   objective: Literal["classes", "tags"] = "tags"
 
   def __post_init__(self):
-    _check_choices(self)
+    check_choices(self)
     if not 0 < self.width < math.inf:
       raise ConfigError(f"width is {self.width}; it must be more than 0 (published: 0.1 to 4)")
     if self.classes < 1:

@@ -32,6 +32,18 @@ def normal(std: float) -> Callable[..., jax.Array]:
   return draw
 
 
+def uniform(limit: float) -> Callable[..., jax.Array]:
+  """An initialiser of equal chances between -limit and limit, for `Module.param`."""
+  drawn = normal(1.0)
+
+  def draw(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    # The share of a normal distribution below one of its numbers is equally likely to be anything.
+    share = jax.scipy.stats.norm.cdf(drawn(key, shape))
+    return (limit * (2 * share - 1)).astype(dtype)
+
+  return draw
+
+
 @contextlib.contextmanager
 def few_draws(key: jax.Array) -> Iterator[None]:
   """Within it, in the thread that entered, `normal` takes its numbers from vectors drawn of `key`.

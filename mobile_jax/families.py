@@ -5,12 +5,14 @@ from __future__ import annotations
 from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import ConfigError
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
+from mobile_jax.decision_config import DECISION_SIZES, EfficientNetConfig, MobileNetV2Config
 from mobile_jax.passt_config import PASST_SIZES, PaSSTConfig
 from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
 
 Tagger = MNConfig | DyMNConfig
 Scene = CPMobileConfig | CPResNetConfig | PaSSTConfig  # PaSST tells tags as well
-Config = Tagger | Scene
+Decision = MobileNetV2Config | EfficientNetConfig  # taggers that decide at every time step
+Config = Tagger | Scene | Decision
 # Each family's own configuration, as records of weights name them.
 FAMILIES: dict[str, Config] = {
   "mn": MNConfig(),
@@ -18,8 +20,10 @@ FAMILIES: dict[str, Config] = {
   "cp_mobile": CPMobileConfig(),
   "cp_resnet": CPResNetConfig(),
   "passt": PaSSTConfig(),
+  "mobilenet_v2": MobileNetV2Config(),
+  "efficientnet": EfficientNetConfig(),
 }
-ALL_SIZES: dict[str, Config] = {**SIZES, **SCENE_SIZES, **PASST_SIZES}
+ALL_SIZES: dict[str, Config] = {**SIZES, **SCENE_SIZES, **PASST_SIZES, **DECISION_SIZES}
 
 
 def family_of(cfg: Config) -> str:
@@ -37,7 +41,7 @@ def named(name: str) -> Config:
 def size_of(cfg: Config) -> str:
   """Such as "MN of width 0.4", for people."""
   kind = type(cfg).__name__.removesuffix("Config")
-  if isinstance(cfg, Tagger):
+  if isinstance(cfg, Tagger | Decision):
     return f"{kind} of width {cfg.width:g}"
   if isinstance(cfg, PaSSTConfig):
     return f"{kind} of width {cfg.width} and depth {cfg.depth}"

@@ -24,6 +24,7 @@ from mobile_jax.ops import (
   Stride,
   common_stride,
   depthwise,
+  has_native,
   mix,
   per_channel,
   pointwise,
@@ -97,7 +98,8 @@ def expand_depthwise(
   static: dict[str, Any] = {"activation": activation, "stride": stride, "dilation": dilation}
   plain = functools.partial(_expand_depthwise, **static)
   quick = functools.partial(_native_expand_depthwise, **static)
-  return _choose(plain, quick, kernels, x, expand, middle, gates or Gates())
+  rest = (x, expand, middle, gates or Gates())
+  return _choose(plain, quick, kernels, *rest, activation=activation)
 
 
 def project(
@@ -112,7 +114,7 @@ def project(
   """activation((x * scale) @ kernel + bias) + residual."""
   plain = functools.partial(_project, activation=activation)
   quick = functools.partial(_native_project, activation=activation)
-  return _choose(plain, quick, kernels, x, folded, scale, residual)
+  return _choose(plain, quick, kernels, x, folded, scale, residual, activation=activation)
 
 
 def first(
@@ -121,7 +123,7 @@ def first(
   """The stem with its activation."""
   plain = functools.partial(_first, activation=activation)
   quick = functools.partial(_native_first, activation=activation)
-  return _choose(plain, quick, kernels, x, folded)
+  return _choose(plain, quick, kernels, x, folded, activation=activation)
 
 
 def last(
@@ -132,7 +134,7 @@ def last(
   quick = functools.partial(_native_last, activation=activation)
   # Two results of two kernels: whoever needs the mean alone never writes the map.
   y = project(x, folded, activation=activation, kernels=kernels)
-  return y, _choose(plain, quick, kernels, x, folded)
+  return y, _choose(plain, quick, kernels, x, folded, activation=activation)
 
 
 def axis_means(x: Float[Array, "b f t c"], *, kernels: str = "auto") -> Float[Array, "b places c"]:
@@ -290,11 +292,16 @@ def _native_axis_means(x: jax.Array) -> jax.Array:
   return native.axis_means(x)
 
 
-def _choose(plain: Callable, quick: Callable, kernels: str, x: jax.Array, *rest: Any) -> Any:
+def _choose(
+  plain: Callable,
+  quick: Callable,
+  kernels: str,
+  x: jax.Array,
+  *rest: Any,
+  activation: Activation = "none",
+) -> Any:
   """The quick form on a CPU where it exists, the plain one elsewhere and for derivatives."""
-  from mobile_jax import native
-
-  if kernels != "auto" or x.dtype != jnp.float32 or x.size == 0 or not native.available():
+  if not has_native(x, kernels, activation):
     return plain(x, *rest)
 
   @jax.custom_jvp

@@ -1,4 +1,8 @@
-"""The three heads: last map and its mean in, logits out (reference text, section 4)."""
+"""The heads: last map in, logits out.
+
+Three of MN (reference text, section 4), of which two also serve the scene models, and the one that
+decides at every time step (reference text of the weakly supervised taggers, section 2).
+"""
 
 from __future__ import annotations
 
@@ -80,3 +84,39 @@ class AttentionHead(nn.Module):
     by_head = jnp.sum(weight * value, axis=1)
     share = self.param("head_weight", nn.initializers.constant(1 / self.heads), (self.heads,))
     return jnp.einsum("bhk,h->bk", by_head, share, precision=jax.lax.Precision.HIGHEST), None
+
+
+class DecisionHead(nn.Module):
+  """Linear at every time step, sigmoid, and the mean over time of the probabilities."""
+
+  features: int
+  classes: int
+  dropout: float
+  objective: str = "tags"
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b f t c"], train: bool = False
+  ) -> tuple[Float[Array, "b classes"], Float[Array, "b t classes"]]:
+    """(logits of the clips, probabilities of the steps). Training needs the stream "dropout".
+
+    Where one class is true ("classes"), steps are a softmax and the clip's logits their mean.
+    """
+    steps = jnp.mean(x.astype(jnp.float32), axis=1)
+    steps = nn.Dropout(self.dropout, deterministic=not train)(steps)
+    steps = Linear(self.features, self.classes, name="logits")(steps)
+    if self.objective == "classes":
+      return jnp.mean(steps, axis=1), jax.nn.softmax(steps)
+    return logits_of_mean(steps), nn.sigmoid(steps)
+
+
+def logits_of_mean(steps: Float[Array, "b t classes"]) -> Float[Array, "b classes"]:
+  """The logits whose sigmoid is the mean over time of the steps' sigmoids.
+
+  With them a network that decides by probabilities is used, trained and distilled like any other.
+  Binary cross entropy of these logits is that of the mean probability, and so are its gradients;
+  neither saturates, as nothing here is rounded to 0 or 1 on the way.
+  """
+  # log p - log(1 - p), where both hold the same log of the number of steps.
+  hit = jax.nn.logsumexp(jax.nn.log_sigmoid(steps), axis=1)
+  return hit - jax.nn.logsumexp(jax.nn.log_sigmoid(-steps), axis=1)

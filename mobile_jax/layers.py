@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mobile_jax.config import Activation, Aggregate, make_divisible
-from mobile_jax.draws import normal
+from mobile_jax.draws import normal, uniform
 from mobile_jax.fused import Folded, project
 from mobile_jax.norm import BatchNorm
 from mobile_jax.ops import (
   ACTIVATIONS,
+  Padding,
   Stride,
   common_stride,
   dense,
@@ -28,6 +30,7 @@ from mobile_jax.ops import (
 )
 
 Kind = Literal["stem", "pointwise", "depthwise"]
+Start = Literal["kaiming_fan_out", "xavier", "fan_in"]
 # Which axis of a map [b, f, t, c] each squeeze-and-excitation rescales.
 AXES = {"c": 3, "f": 1, "t": 2}
 
@@ -37,20 +40,29 @@ def kaiming_fan_out(outputs: int) -> nn.initializers.Initializer:
   return normal(math.sqrt(2 / outputs))
 
 
+# How a kernel starts, by what one output and one input meet: channels * k * k.
+STARTS: dict[Start, Callable[[int, int], nn.initializers.Initializer]] = {
+  "kaiming_fan_out": lambda fan_in, fan_out: kaiming_fan_out(fan_out),
+  # Equal chances, variance 2 / (fan_in + fan_out) (Glorot, Bengio 2010).
+  "xavier": lambda fan_in, fan_out: uniform(math.sqrt(6 / (fan_in + fan_out))),
+  # Equal chances up to 1 / sqrt(fan_in): what PyTorch's layers do by themselves.
+  "fan_in": lambda fan_in, fan_out: uniform(1 / math.sqrt(fan_in)),
+}
 # Every linear layer starts from N(0, 0.01) (reference text, section 4).
 LINEAR_INIT = normal(0.01)
 
 
 class Linear(nn.Module):
-  """y = x @ kernel + bias in float32; kernel f32[in, out] of N(0, 0.01), bias of 0."""
+  """y = x @ kernel + bias in float32; kernel f32[in, out] of N(0, 0.01) or `start`, bias of 0."""
 
   inputs: int
   outputs: int
   kernels: str = "xla"
+  start: nn.initializers.Initializer = LINEAR_INIT
 
   @nn.compact
   def __call__(self, x: Float[Array, "*axes c"]) -> Float[Array, "*axes d"]:
-    kernel = self.param("kernel", LINEAR_INIT, (self.inputs, self.outputs))
+    kernel = self.param("kernel", self.start, (self.inputs, self.outputs))
     bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
     x = x.astype(jnp.float32)
     if x.ndim == 3 and has_native(x, self.kernels):
@@ -75,13 +87,17 @@ class ConvNorm(nn.Module):
   kernels: str = "xla"
   eps: float = BatchNorm.eps
   momentum: float = BatchNorm.momentum
+  start: Start = "kaiming_fan_out"
+  padding: Padding = None
 
   def setup(self):
     """The kernel, and the norm's variables under "norm"."""
     shape: tuple[int, ...] = (self.size, self.size, self.outputs)
     if self.kind == "pointwise":
       shape = (self.inputs, self.outputs)
-    self.kernel = self.param("kernel", kaiming_fan_out(self.outputs * self.size**2), shape)
+    fan_in = math.prod(shape[:-1])  # a depthwise output meets one channel
+    start = STARTS[self.start](fan_in, self.outputs * self.size**2)
+    self.kernel = self.param("kernel", start, shape)
     self.norm = BatchNorm(self.outputs, self.eps, self.momentum, self.kernels)
 
   def __call__(
@@ -94,11 +110,11 @@ class ConvNorm(nn.Module):
     """Neither normalised nor activated."""
     match self.kind:
       case "stem":
-        y = stem(x, self.kernel, self.kernels)
+        y = stem(x, self.kernel, self.kernels, self.padding)
       case "pointwise":
         y = pointwise(x, self.kernel, self.kernels)
       case _:
-        y = depthwise(x, self.kernel, self.stride, self.dilation, self.kernels)
+        y = depthwise(x, self.kernel, self.stride, self.dilation, self.kernels, self.padding)
     return y
 
   def after(self, before: ConvNorm, x: jax.Array, activation: Activation) -> jax.Array:
@@ -109,8 +125,8 @@ class ConvNorm(nn.Module):
     """
     wide = before.convolved(x)
     low, skip = common_stride(self.stride)
-    fits = self.kind == "depthwise" and skip == (1, 1)
-    if not (fits and has_native(wide, self.kernels)):
+    fits = self.kind == "depthwise" and skip == (1, 1) and self.padding is None
+    if not (fits and has_native(wide, self.kernels, activation)):
       return self(before.norm(wide, True, activation).astype(x.dtype), True, activation)
     from mobile_jax import native
 

@@ -31,6 +31,32 @@ def binary_cross_entropy(
   return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
+@jax.custom_jvp
+def probability_cross_entropy(
+  probabilities: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, "b k"]:
+  """-t log p - (1 - t) log(1 - p) with logarithms of at least -100, as PyTorch's BCELoss has it.
+
+  That is how the weakly supervised taggers are published; `binary_cross_entropy` of logits is the
+  same where p is neither 0 nor 1 in float32. The slope (p - t) / (p (1 - p)), its divisor at least
+  1e-12, is PyTorch's too: at p = 0 and 1 it is 1e12, not that of a clamp.
+  """
+  hit, miss = (jnp.maximum(jnp.log(p), _LEAST_LOG) for p in (probabilities, 1 - probabilities))
+  return -targets * hit - (1 - targets) * miss
+
+
+_LEAST_LOG, _LEAST_SPREAD = -100.0, 1e-12
+
+
+@probability_cross_entropy.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple:
+  p, t = primals
+  slope = (p - t) / jnp.maximum((1 - p) * p, _LEAST_SPREAD)
+  change = slope * tangents[0]
+  hit, miss = (jnp.maximum(jnp.log(x), _LEAST_LOG) for x in (p, 1 - p))
+  return probability_cross_entropy(p, t), change + (miss - hit) * tangents[1]
+
+
 def tag_loss(
   logits: Float[Array, "b k"],
   targets: Float[Array, "b k"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,8 @@ from jaxtyping import Array, Float
 from mobile_jax import fused
 from mobile_jax.config import BlockShape, MNConfig
 from mobile_jax.heads import AttentionHead, ConvHead, MlpHead
-from mobile_jax.layers import ConvNorm, Excitation, gated
+from mobile_jax.layers import ConvNorm, Excitation, Start, gated
+from mobile_jax.norm import BatchNorm
 
 
 class Outputs(NamedTuple):
@@ -22,6 +24,7 @@ class Outputs(NamedTuple):
   map. hidden f32[b, hidden]: the mlp head's hidden layer after its hardswish, None with other
   heads. stages: the 17 maps [b, f, t, c] of the stem, the 15 blocks and the last convolution.
   squeezed: bottlenecks of squeeze-and-excitation before their ReLU, {block: {axis: f32[b, n]}}.
+  frames: probabilities f32[b, steps, classes] of taggers that decide at every step, else None.
   """
 
   logits: jax.Array
@@ -29,6 +32,7 @@ class Outputs(NamedTuple):
   hidden: jax.Array | None
   stages: tuple[jax.Array, ...]
   squeezed: dict[int, dict[str, jax.Array]]
+  frames: jax.Array | None = None
 
 
 class InvertedResidual(nn.Module):
@@ -41,26 +45,26 @@ class InvertedResidual(nn.Module):
   reduction: int = 4
   aggregate: str = "max"
   kernels: str = "auto"
+  eps: float = BatchNorm.eps
+  momentum: float = BatchNorm.momentum
+  start: Start = "kaiming_fan_out"
 
   def setup(self):
     """The three convolutions under their own names, and "excite"."""
     shape = self.shape
+    conv = functools.partial(
+      ConvNorm, kernels=self.kernels, eps=self.eps, momentum=self.momentum, start=self.start
+    )
     if shape.expands:
-      self.expand = ConvNorm("pointwise", shape.channels, shape.expanded, kernels=self.kernels)
-    self.depthwise = ConvNorm(
-      "depthwise",
-      shape.expanded,
-      shape.expanded,
-      shape.kernel,
-      shape.true_stride,
-      shape.dilation,
-      self.kernels,
+      self.expand = conv("pointwise", shape.channels, shape.expanded)
+    self.depthwise = conv(
+      "depthwise", shape.expanded, shape.expanded, shape.kernel, shape.true_stride, shape.dilation
     )
     if self.axes:
       known = {"c": shape.expanded, "f": self.map_size[0], "t": self.map_size[1]}
       sizes = tuple(known[axis] for axis in self.axes)
       self.excite = Excitation(self.axes, sizes, self.reduction, self.aggregate)
-    self.project = ConvNorm("pointwise", shape.expanded, shape.out, kernels=self.kernels)
+    self.project = conv("pointwise", shape.expanded, shape.out)
 
   def __call__(
     self, x: Float[Array, "b f t c"], train: bool = False

@@ -12,10 +12,13 @@ from jaxtyping import Array, Float
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.cp_mobile import CPMobile
 from mobile_jax.cp_resnet import CPResNet
+from mobile_jax.decision_config import EfficientNetConfig, MobileNetV2Config
 from mobile_jax.draws import few_draws
 from mobile_jax.dymn import DyMN
+from mobile_jax.efficientnet import EfficientNet
 from mobile_jax.families import Config
 from mobile_jax.mn import MN, Outputs
+from mobile_jax.mobilenet_v2 import MobileNetV2
 from mobile_jax.norm import running_momentum
 from mobile_jax.passt import PaSST
 from mobile_jax.passt_config import PaSSTConfig
@@ -28,10 +31,13 @@ _MODULES: dict[type, type] = {
   CPMobileConfig: CPMobile,
   CPResNetConfig: CPResNet,
   PaSSTConfig: PaSST,
+  MobileNetV2Config: MobileNetV2,
+  EfficientNetConfig: EfficientNet,
 }
+Module = MN | DyMN | CPMobile | CPResNet | PaSST | MobileNetV2 | EfficientNet
 
 
-def module_of(cfg: Config) -> MN | DyMN | CPMobile | CPResNet | PaSST:
+def module_of(cfg: Config) -> Module:
   """The Linen module of a configuration."""
   return _MODULES[type(cfg)](cfg)
 
@@ -61,7 +67,7 @@ def infer(
   *,
   temperature: jax.Array | float | None = None,
 ) -> Outputs:
-  """Inference on normalised log-mels, with running statistics and without dropout.
+  """Inference, with running statistics and without dropout, on what `inference.log_mel` gives.
 
   temperature: of DyMN's dynamic convolutions; None takes the configuration's.
   """
@@ -80,7 +86,7 @@ def train_outputs(
 ) -> tuple[Outputs, Variables]:
   """(outputs, new batch statistics) of a training step's forward pass.
 
-  key: of dropout and patchout; None switches both off. temperature: of this step, see
+  key: of dropout, drop-connect and patchout; None switches all off. temperature: of this step, see
   `dynamic.temperature_at`. momentum: of the running statistics, see `norm.running_momentum`.
   """
   train = True
@@ -97,6 +103,8 @@ def train_outputs(
 
 
 def _without_dropout(cfg: Config) -> Config:
-  if isinstance(cfg, MNConfig | DyMNConfig):
+  if isinstance(cfg, EfficientNetConfig):
+    return dataclasses.replace(cfg, dropout=0.0, drop_connect=0.0)
+  if isinstance(cfg, MNConfig | DyMNConfig | MobileNetV2Config):
     return dataclasses.replace(cfg, dropout=0.0)
   return cfg

@@ -68,7 +68,7 @@ class BatchNorm(nn.Module):
       scale, bias = self.folded()
       return ACTIVATIONS[activation](x * _wide(scale, x) + _wide(bias, x))
     x = x.astype(jnp.float32)
-    if has_native(x, self.kernels):
+    if has_native(x, self.kernels, activation):
       from mobile_jax import native
 
       return self.through(x, functools.partial(native.normalise, activation=activation))

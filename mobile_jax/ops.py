@@ -1,8 +1,8 @@
 """The convolutions of these networks as pure functions, each in the form its backend runs best.
 
-Maps are x[b, f, t, c]: batch, frequency, time, channels. All convolutions pad symmetrically with
-dilation * (kernel - 1) // 2 on both sides, also at stride 2 (reference text, section 0); XLA's
-"SAME" pads on one side there and gives other numbers.
+Maps are x[b, f, t, c]: batch, frequency, time, channels. Convolutions pad symmetrically with
+dilation * (kernel - 1) // 2 on both sides, also at stride 2 (reference text, section 0), unless a
+`padding` says otherwise; XLA's "SAME" pads on one side there and gives other numbers.
 
     form          where           why
     taps          CPU             XLA runs grouped convolutions on a CPU 10 to 50 times slower than
@@ -27,10 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mobile_jax.config import Activation, conv_size
+from mobile_jax.config import Activation
 
 # Of both axes, or (frequency, time).
 Stride: TypeAlias = int | tuple[int, int]
+# Zeros before and behind both axes; None for as many on either side as keep a map's size.
+Padding: TypeAlias = tuple[int, int] | None
 
 # True float32 products: GPUs and TPUs would round their inputs to 10 or 7 bits.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -44,6 +46,9 @@ def hardswish(x: jax.Array) -> jax.Array:
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
   "relu": jax.nn.relu,
   "hardswish": hardswish,
+  # Selected by comparison: the slope is 0 at 6, as in PyTorch, and see `fused.dynamic_relu`.
+  "relu6": lambda x: jnp.where(x >= 6.0, 6.0, jax.nn.relu(x)),
+  "swish": jax.nn.silu,
   "none": lambda x: x,
 }
 
@@ -53,13 +58,13 @@ def per_channel(x: jax.Array) -> jax.Array:
   return x[None, None, None] if x.ndim == 1 else x[:, None, None]
 
 
-def has_native(x: jax.Array, kernels: str) -> bool:
-  """True where the C++ forms are asked for, are there, and take this map."""
+def has_native(x: jax.Array, kernels: str, activation: Activation = "none") -> bool:
+  """True where the C++ forms are asked for, are there, and take this map and this activation."""
   if kernels != "auto" or x.dtype != jnp.float32 or x.size == 0:
     return False
   from mobile_jax import native
 
-  return native.available()
+  return activation in native.ACTIVATIONS and native.available()
 
 
 def pointwise(
@@ -82,20 +87,28 @@ def depthwise(
   stride: Stride = 1,
   dilation: int = 1,
   kernels: str = "xla",
+  padding: Padding = None,
 ) -> Float[Array, "b f2 t2 c"]:
   """One k x k filter per channel; a kernel [b, k, k, c] holds one set of filters per clip.
 
-  stride: of both axes, or (frequency, time).
+  stride: of both axes, or (frequency, time). The C++ forms pad symmetrically alone.
   """
   kernel = kernel.astype(x.dtype)
-  if has_native(x, kernels):
+  if padding is None and has_native(x, kernels):
     from mobile_jax import native
 
     low, skip = common_stride(stride)
     return native.depthwise(x, kernel, low, dilation)[:, :: skip[0], :: skip[1]]
-  taps = functools.partial(depthwise_taps, stride=stride, dilation=dilation)
-  convolution = functools.partial(depthwise_convolution, stride=stride, dilation=dilation)
+  static: dict[str, Any] = {"stride": stride, "dilation": dilation, "padding": padding}
+  taps = functools.partial(depthwise_taps, **static)
+  convolution = functools.partial(depthwise_convolution, **static)
   return jax.lax.platform_dependent(x, kernel, cpu=taps, default=convolution)
+
+
+def zeros_around(size: int, dilation: int = 1, padding: Padding = None) -> tuple[int, int]:
+  """(before, behind) an axis under a kernel of `size` taps."""
+  pad = (size - 1) // 2 * dilation
+  return (pad, pad) if padding is None else padding
 
 
 def depthwise_taps(
@@ -103,13 +116,14 @@ def depthwise_taps(
   kernel: Float[Array, "*per_clip k k c"],
   stride: Stride = 1,
   dilation: int = 1,
+  padding: Padding = None,
 ) -> Float[Array, "b f2 t2 c"]:
   """As k * k shifted copies of the map, each times its tap: one fused loop on a CPU."""
   size = kernel.shape[-2]
-  pad = (size - 1) // 2 * dilation
+  pad = zeros_around(size, dilation, padding)
   terms = [
-    shifted * per_channel(kernel[..., row, column, :])
-    for row, column, shifted in shifted(x, size, pad, both_strides(stride), dilation)
+    cells * per_channel(kernel[..., row, column, :])
+    for row, column, cells in shifted(x, size, pad, both_strides(stride), dilation)
   ]
   return functools.reduce(jnp.add, terms)
 
@@ -123,7 +137,7 @@ def average_pool(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b 
 
 def average_pool_cells(x: Float[Array, "b f t c"], stride: Stride) -> Float[Array, "b f2 t2 c"]:
   """As nine shifted copies."""
-  cells = [cell for _, _, cell in shifted(x, 3, 1, both_strides(stride), 1)]
+  cells = [cell for _, _, cell in shifted(x, 3, (1, 1), both_strides(stride), 1)]
   return functools.reduce(jnp.add, cells) * (1 / 9)
 
 
@@ -136,13 +150,14 @@ def average_pool_windows(x: Float[Array, "b f t c"], stride: Stride) -> Float[Ar
 
 
 def shifted(
-  x: jax.Array, size: int, pad: int, strides: tuple[int, int], dilation: int
+  x: jax.Array, size: int, pad: tuple[int, int], strides: tuple[int, int], dilation: int
 ) -> Iterator[tuple[int, int, jax.Array]]:
   """(row, column, what it sees of the padded map) of every tap of a size x size window."""
+  span = dilation * (size - 1) + 1
   f, t = (
-    conv_size(n, size, stride, dilation) for n, stride in zip(x.shape[1:3], strides, strict=True)
+    (n + sum(pad) - span) // stride + 1 for n, stride in zip(x.shape[1:3], strides, strict=True)
   )
-  padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
   for row in range(size):
     for column in range(size):
       top, left = row * dilation, column * dilation
@@ -173,6 +188,7 @@ def depthwise_convolution(
   kernel: Float[Array, "*per_clip k k c"],
   stride: Stride = 1,
   dilation: int = 1,
+  padding: Padding = None,
 ) -> Float[Array, "b f2 t2 c"]:
   """As XLA's grouped convolution; filters per clip become groups of their own."""
   batch, f, t, channels = x.shape
@@ -180,12 +196,12 @@ def depthwise_convolution(
   if per_clip:
     x = x.transpose(1, 2, 0, 3).reshape(1, f, t, batch * channels)
     kernel = kernel.transpose(1, 2, 0, 3).reshape(*kernel.shape[1:3], batch * channels)
-  pad = (kernel.shape[0] - 1) // 2 * dilation
+  pad = zeros_around(kernel.shape[0], dilation, padding)
   out = jax.lax.conv_general_dilated(
     x,
     kernel[:, :, None],
     both_strides(stride),
-    ((pad, pad), (pad, pad)),
+    (pad, pad),
     rhs_dilation=(dilation, dilation),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=kernel.shape[-1],
@@ -273,25 +289,30 @@ def max_pool_windows(
 
 
 def stem(
-  x: Float[Array, "b f t"], kernel: Float[Array, "3 3 c"], kernels: str = "xla"
+  x: Float[Array, "b f t"],
+  kernel: Float[Array, "3 3 c"],
+  kernels: str = "xla",
+  padding: Padding = None,
 ) -> Float[Array, "b f2 t2 c"]:
   """The first convolution: 3 x 3, stride 2, of a map with one channel."""
   kernel = kernel.astype(x.dtype)
-  if has_native(x, kernels):
+  if padding is None and has_native(x, kernels):
     from mobile_jax import native
 
     return native.stem_convolution(x, kernel)
 
   def taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # Broadcasting one channel over all of them: nine products per output, as a depthwise one.
-    return depthwise_taps(x[..., None], kernel, stride=2)
+    return depthwise_taps(x[..., None], kernel, stride=2, padding=padding)
+
+  pad = zeros_around(kernel.shape[0], padding=padding)
 
   def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(
       x[..., None],
       kernel[:, :, None],
       (2, 2),
-      ((1, 1), (1, 1)),
+      (pad, pad),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
       precision=PRECISION,
     )

@@ -31,7 +31,7 @@ from mobile_jax.inference import tag
 from mobile_jax.losses import class_loss, tag_loss
 from mobile_jax.network import Config, Variables, infer, init_variables, train_outputs
 from mobile_jax.weights.load import read_model
-from pipelines.kaldi_mel import KALDI_MEL, log_mel_32k
+from pipelines.kaldi_mel import KALDI_MEL, KaldiMelConfig, log_mel_32k
 
 STEPS = 1000  # of the run that the schedule is told; one costs the same in any
 
@@ -57,6 +57,7 @@ def prepare(kernels: str, weights: pathlib.Path, case: dict[str, Any]) -> Callab
   mel = jnp.asarray(rng.normal(size=(batch, *case["log_mel"])).astype(np.float32))
   if part == "mel":
     told = ALL_SIZES[case["model"]].mel if case["model"] else KALDI_MEL
+    assert isinstance(told, KaldiMelConfig)
     front_end = jax.jit(functools.partial(log_mel_32k, cfg=told))
     return lambda: front_end(wave).block_until_ready()
   cfg, variables = network(case["model"], kernels, weights)

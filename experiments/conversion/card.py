@@ -21,10 +21,16 @@ TITLES = {
   "cp_mobile": "CP-Mobile (acoustic scenes)",
   "cp_resnet": "CP-ResNet (acoustic scenes)",
   "passt": "PaSST (patchout audio transformer)",
+  "mobilenet_v2": "MobileNetV2 (weakly supervised audio tagger)",
+  "efficientnet": "EfficientNet-B0 (weakly supervised audio tagger)",
 }
 _SCENES = (
   "Schmid et al., CP-JKU Submission to DCASE23: Efficient Acoustic Scene Classification with "
   "CP-Mobile, technical report of DCASE 2023"
+)
+_DECISION = (
+  "Dinkel et al., An empirical study of weakly supervised audio tagging embeddings for general "
+  "audio representations, 2022"
 )
 PAPERS = {
   "dasheng": "Dinkel et al., Scaling up masked audio encoder learning for general audio "
@@ -37,6 +43,8 @@ PAPERS = {
   "cp_resnet": _SCENES,
   "passt": "Koutini et al., Efficient Training of Audio Transformers with Patchout, "
   "Interspeech 2022, arXiv 2110.05069",
+  "mobilenet_v2": _DECISION,
+  "efficientnet": _DECISION,
 }
 
 

@@ -28,6 +28,7 @@ from experiments.conversion.stages import (
 )
 from experiments.training.errors import UsageError
 from mobile_jax.config import DyMNConfig
+from mobile_jax.decision_config import EfficientNetConfig, MobileNetV2Config
 from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
 
@@ -69,6 +70,18 @@ def places(cfg: Config) -> dict[str, Place]:
     blocks = {f"block_{n}": f"stages.s{s}.b{n}" for n, s in enumerate(stages, 1)}
     return _outputs({"stem": "in_c.0", "second": "in_c.1", **blocks, "logits": ""})
   count = len(cfg.blocks)
+  if isinstance(cfg, MobileNetV2Config):
+    # Of its outputs, probabilities of clips and steps, none is a stage.
+    maps = dict(
+      zip(stage_names(cfg)[1:-2], (f"features.{n}" for n in range(count + 2)), strict=True)
+    )
+    return _outputs(maps)
+  if isinstance(cfg, EfficientNetConfig):
+    if cfg.lineage == "torchvision":
+      inside = {f"block_{b.number}": f"features.{b.stage}.{b.place}" for b in cfg.blocks}
+      behind = f"features.{cfg.blocks[-1].stage + 1}"
+      return _outputs({"stem": "features.0", **inside, "last": behind})
+    return _outputs({f"block_{b.number}": f"_blocks.{b.number - 1}" for b in cfg.blocks})
   if isinstance(cfg, DyMNConfig):
     names = ["in_c", *(f"layers.{n}" for n in range(count)), "out_c"]
   else:

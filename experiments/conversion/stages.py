@@ -3,7 +3,7 @@
     Dasheng   log_mel (b, f, t) -> init_bn (b, 1, f, t) -> patches (b, d, 1, l) -> tokens (b, l, d)
               -> block_1 ... block_N (b, l, d) -> output (b, l, d) [-> logits (b, classes)]
     MN, DyMN  log_mel (b, f, t) -> stem, block_1 ... block_15, last (b, c, f, t)
-              -> features (b, c), logits (b, classes)
+              -> features (b, c), logits (b, classes); MobileNetV2 and EfficientNet likewise
 
 "tokens" are patches with positions, the input of the first block; "output" stands behind the final
 norm; Dasheng has logits with the AudioSet head alone. All of it is float32 on the CPU, with the
@@ -57,7 +57,7 @@ def stage_names(cfg: Config) -> tuple[str, ...]:
     return (LOG_MEL, "patches", "tokens", "features", "logits")
   blocks = tuple(f"block_{n}" for n in range(1, len(cfg.blocks) + 1))
   before = ("stem", "second") if isinstance(cfg, CPMobileConfig) else ("stem",)
-  behind = ("last",) if isinstance(cfg, families.Tagger) else ()
+  behind = ("last",) if isinstance(cfg, families.Tagger | families.Decision) else ()
   return (LOG_MEL, *before, *blocks, *behind, "features", "logits")
 
 
@@ -86,7 +86,10 @@ def has_classifier(variables: Mapping) -> bool:
 def network_stages(
   cfg: Config, variables: Mapping, log_mel: Float[np.ndarray, "b f frames"]
 ) -> Stages:
-  """The stages behind the front end, from its output: dB for Dasheng, normalised for the others."""
+  """The stages behind the front end, from its output.
+
+  That is dB for Dasheng and the taggers that decide at every step, normalised for the others.
+  """
   host = jax.tree.map(np.asarray, dict(variables))
   with _on_cpu():
     if isinstance(cfg, DashengConfig):

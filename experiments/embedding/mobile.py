@@ -30,6 +30,7 @@ from mobile_jax.embeddings import (
 from mobile_jax.inference import log_mel
 from mobile_jax.network import Config, infer
 from pipelines.kaldi_mel import PRE_EMPHASIS, KaldiMelConfig
+from pipelines.mel import MelConfig
 
 LONG = 0  # the group of recordings that are longer than one pass
 MOST_WINDOWS = 128
@@ -154,15 +155,18 @@ def windows_of(
 
 
 def with_reflected_end(
-  wave: Float32[np.ndarray, " s"], mel: KaldiMelConfig
+  wave: Float32[np.ndarray, " s"], mel: KaldiMelConfig | MelConfig
 ) -> Float32[np.ndarray, " longer"]:
   """A longer wave whose first `mel.frames(s)` frames are those of the wave; the rest is to drop.
 
   Its length depends on the number of frames alone. The front end ends a wave by reflecting its
   pre-emphasis y[t] = x[t + 1] - 0.97 x[t]; here x goes on in such a way that its pre-emphasis is
   that reflection, x[t + 1] = y'[t] + 0.97 x[t], for half an analysis window. In float32 the two
-  differ by rounding.
+  differ by rounding. A front end without pre-emphasis reflects the wave itself.
   """
+  if isinstance(mel, MelConfig):
+    longer = np.pad(wave, (0, mel.n_fft // 2), mode="reflect")
+    return np.pad(longer, (0, mel.frames(len(wave)) * mel.hop_length - len(wave)))
   half = mel.win_length // 2
   tail = wave[-half - 2 :].astype(np.float64)
   reflected = (tail[1:] - PRE_EMPHASIS * tail[:-1])[-2::-1][:half]

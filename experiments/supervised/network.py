@@ -16,7 +16,7 @@ from experiments.training.errors import UsageError
 from experiments.training.keys import stream_key
 from mobile_jax.config import DyMNConfig, MNConfig
 from mobile_jax.dynamic import temperature_at
-from mobile_jax.families import size_of
+from mobile_jax.families import Decision, size_of
 from mobile_jax.models import MODELS
 from mobile_jax.network import Config
 from mobile_jax.passt_config import PaSSTConfig
@@ -57,16 +57,17 @@ def network_of(
         f"--init {cfg.init}: is of the family {kinds[0]}, and this recipe is one for {kinds[1]}; "
         f"choose one of {kinds[0]} with --config (--help lists them)"
       )
-    mel = {name: getattr(cfg.model.mel, name) for name in _TRAINING_MEL}
+    told = cfg.model.mel  # front ends in dB have none of these
+    mel = {name: getattr(told, name) for name in _TRAINING_MEL if hasattr(told, name)}
     how = {"dtype": cfg.model.compute.dtype, "kernels": cfg.model.compute.kernels}
-    model = dataclasses.replace(found, mel=dataclasses.replace(found.mel, **mel)).with_compute(
-      **how
-    )
-    if isinstance(model, MNConfig | DyMNConfig):
+    network: Any = found  # no type says that a front end is of its network's kind
+    heard = dataclasses.replace(network, mel=dataclasses.replace(network.mel, **mel))
+    model = heard.with_compute(**how)
+    if isinstance(model, MNConfig | DyMNConfig | Decision):
       model = dataclasses.replace(model, dropout=cfg.model.dropout)
     if isinstance(model, PaSSTConfig):
-      told = {name: getattr(cfg.model, name) for name in _TRAINING_PASST}
-      model = dataclasses.replace(model, **told)
+      patchout = {name: getattr(cfg.model, name) for name in _TRAINING_PASST}
+      model = dataclasses.replace(model, **patchout)
     start = _reader(cfg, classes)
   model = dataclasses.replace(model, classes=classes, objective=objective)
   if isinstance(model, DyMNConfig):

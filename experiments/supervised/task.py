@@ -21,13 +21,14 @@ from dasheng_jax.sharding import each_row_at_home
 from experiments.supervised.recipe import AugmentConfig, DistilConfig, TemperatureConfig
 from experiments.training.epochs import Epochs
 from experiments.training.task import Batch, Metrics, Task, Tree
+from mobile_jax import inference
 from mobile_jax.config import DyMNConfig
 from mobile_jax.dynamic import temperature_at
 from mobile_jax.losses import class_loss, distilled, soft_class_loss, soft_tag_loss, tag_loss
 from mobile_jax.network import Config, infer, init_variables, train_outputs
 from mobile_jax.passt_config import PaSSTConfig
 from pipelines.impulse_response import Responses
-from pipelines.kaldi_mel import log_mel_32k, perturbed_log_mel
+from pipelines.kaldi_mel import KaldiMelConfig, perturbed_log_mel
 from pipelines.mixing import draw_mixing, draw_wave_mixing, mix, mix_waves
 from pipelines.mixstyle import draw_mixstyle, mixstyle
 from pipelines.sets import Objective
@@ -148,10 +149,10 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
     wave = mix_waves(wave, share, partner)
     labels = mixed_labels(labels, share, partner)
   labels = decided(labels)
-  if cfg.perturb:
+  if cfg.perturb and isinstance(model.mel, KaldiMelConfig):  # no other front end has such a band
     log_mel = perturbed_log_mel(wave, model.mel, keys["band"])
   else:
-    log_mel = log_mel_32k(wave, model.mel)
+    log_mel = inference.log_mel(model, wave)
   if cfg.mixstyle:
     used, share, partner = draw_mixstyle(keys["mixstyle"], rows, cfg.mixstyle, cfg.mixstyle_alpha)
     log_mel = jnp.where(used, mixstyle(log_mel, share, partner), log_mel)
@@ -228,7 +229,7 @@ def _eval_loss(
   model: Config, recipe: Recipe, variables: Tree, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
   del key
-  log_mel = log_mel_32k(batch["wave"], model.mel)
+  log_mel = inference.log_mel(model, batch["wave"])
   logits = infer(model, variables, log_mel, **_temperature(model, batch)).logits
   loss, counted = evaluation_loss(model, recipe, logits, batch)
   state = {name: x for name, x in variables.items() if name != "params"}

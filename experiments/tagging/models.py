@@ -18,7 +18,7 @@ from dasheng_jax.config import unknown_name
 from dasheng_jax.errors import WeightsError
 from experiments.embedding.mobile import with_reflected_end
 from experiments.training.errors import UsageError
-from mobile_jax.inference import least_samples, log_mel
+from mobile_jax.inference import alone, least_samples, log_mel
 from mobile_jax.network import Config, infer
 from mobile_jax.weights.load import config_of
 from pipelines.decode import AUDIO_SUFFIXES
@@ -35,7 +35,7 @@ class Member:
   """
 
   def __init__(self, cfg: Config, variables: dict, window: int):
-    self.cfg, self.variables, self.window = cfg, variables, window
+    self.cfg, self.variables, self.window = alone(cfg), variables, window
     self._programs: collections.OrderedDict[tuple, Callable] = collections.OrderedDict()
 
   def logits(self, waves: Float32[np.ndarray, "b s"]) -> Float32[np.ndarray, "b classes"]:
@@ -62,7 +62,7 @@ def logits_of_frames(
   cfg: Config, variables: dict, wave: Float[Array, "b s"], *, frames: int
 ) -> Float[Array, "b classes"]:
   """Logits from the first `frames` frames of the log-mel."""
-  return infer(cfg, variables, log_mel(cfg, wave)[..., :frames]).logits
+  return infer(cfg, variables, log_mel(cfg, wave, frames)).logits
 
 
 class Tagger:

@@ -17,9 +17,10 @@ from mobile_jax.complexity.memory import efficient_elements, plain_elements
 from mobile_jax.complexity.products import all_macs, products, tool_macs
 from mobile_jax.complexity.trace import trace
 from mobile_jax.config import DyMNConfig, MNConfig
-from mobile_jax.families import Config, Tagger
+from mobile_jax.families import Config, Decision, Tagger
 from mobile_jax.network import infer, shapes, train_outputs
 from mobile_jax.scene_config import SECONDS as SCENE_SECONDS
+from mobile_jax.weights.names import buffers
 
 SECONDS = 10.0
 # Clips traced at once. More than one or two, for which dynamic kernels are mixed by sums that would
@@ -74,7 +75,7 @@ def measure(cfg: Config, *, frames: int | None = None, bits: int = 16) -> Comple
   """
   cfg = cfg.with_compute(kernels="xla")
   if frames is None:
-    seconds = SECONDS if isinstance(cfg, Tagger) else SCENE_SECONDS
+    seconds = SECONDS if isinstance(cfg, Tagger | Decision) else SCENE_SECONDS
     frames = cfg.mel.frames(int(seconds * cfg.mel.sample_rate))
   if frames < 1 or bits < 1:
     raise ConfigError(f"frames is {frames} and bits is {bits}; both must be at least 1")
@@ -92,6 +93,9 @@ def measure(cfg: Config, *, frames: int | None = None, bits: int = 16) -> Comple
 
   log_mel = jax.ShapeDtypeStruct((CLIPS, cfg.mel.mel_bins, frames), jnp.float32)
   found = measure_function(defined, variables, log_mel, inference=run, clips=CLIPS, bits=bits)
+  if isinstance(cfg, Decision):
+    constants = sum(x.size for x in buffers(cfg).values())
+    return dataclasses.replace(found, state_elements=found.state_elements + constants)
   if not isinstance(cfg, Tagger):  # the released tool does not know them
     return found
   return dataclasses.replace(

@@ -11,6 +11,7 @@ All maps are float32 and channels-last: `[clip, frequency, time, channel]`.
 from dasheng_jax.lazy import lazily
 
 _HOME = {
+  "ACTIVATIONS": "kernels",
   "available": "build",
   "axis_means": "kernels",
   "dense": "kernels",

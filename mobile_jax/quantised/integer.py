@@ -127,7 +127,7 @@ class _Integers(Arithmetic):
     return self.relu(stored) if which.relu else stored
 
   def pool(self, x: _Map, stride: tuple[int, int]) -> _Map:
-    cells = [cell for _, _, cell in shifted(x.centred, 3, 1, stride, 1)]
+    cells = [cell for _, _, cell in shifted(x.centred, 3, (1, 1), stride, 1)]
     total = functools.reduce(jnp.add, cells)
     return self.stored(total.astype(jnp.float32) * (1 / 9), x.affine)
 
@@ -162,5 +162,5 @@ def convolve(x: jax.Array, kernel: jax.Array, which: Convolution) -> jax.Array:
     tap = kernel[row, column]
     return jnp.einsum("bftc,cd->bftd", cell, tap) if tap.ndim == 2 else cell * per_channel(tap)
 
-  taps = shifted(x, kernel.shape[0], 1, which.stride, 1)
+  taps = shifted(x, kernel.shape[0], (1, 1), which.stride, 1)
   return functools.reduce(jnp.add, (term(*tap) for tap in taps))

@@ -15,7 +15,8 @@ from dasheng_jax.weights.tensors import Tensor, told_shape
 from mobile_jax.config import SIZES, DyMNConfig, MNConfig
 from mobile_jax.families import ALL_SIZES, Config, Tagger, size_of
 from mobile_jax.models import MODELS
-from mobile_jax.weights.identify_scenes import UNSEEN as UNSEEN_SCENES
+from mobile_jax.weights import identify_decision, identify_scenes
+from mobile_jax.weights.identify_decision import decision_by_tensors, decision_family
 from mobile_jax.weights.identify_scenes import scene_by_tensors, scene_family
 from mobile_jax.weights.load import (
   classes_in,
@@ -27,7 +28,13 @@ from mobile_jax.weights.load import (
 from mobile_jax.weights.names import buffers
 
 # Settings that leave no trace in any tensor; a published name implies them.
-UNSEEN = ("strides", "hop length", "mel bands", "dilation", "coordinate attention")
+UNSEEN = {
+  **dict.fromkeys(
+    ("mn", "dymn"), ("strides", "hop length", "mel bands", "dilation", "coordinate attention")
+  ),
+  **identify_scenes.UNSEEN,
+  **identify_decision.UNSEEN,
+}
 
 
 def identify(
@@ -43,7 +50,7 @@ def identify(
   tensors. Raises WeightsError where the tensors contradict it.
   """
   state = state_of(content)
-  family = scene_family(state.tensors)
+  family = scene_family(state.tensors) or decision_family(state.tensors)
   if not family:
     family = "dymn" if "in_c.0.weight" in state.tensors else "mn"
     first = "in_c.0.weight" if family == "dymn" else "features.0.0.weight"
@@ -60,12 +67,11 @@ def identify(
     origin = "as asked" if name else "by the file's name"
     said = [f"model: {known}, {origin}"]
   else:
-    told = scene_by_tensors if scene_family(state.tensors) else _by_tensors
+    told = _TELLERS.get(family, scene_by_tensors)
     known, cfg = told(state.tensors, source)
-    unseen = UNSEEN_SCENES.get(family, UNSEEN)
     said = [
       f"size: {known or size_of(cfg)}, by its tensors; "
-      f"{', '.join(unseen)} leave no trace in them and are taken as usual: "
+      f"{', '.join(UNSEEN[family])} leave no trace in them and are taken as usual: "
       "pass --name if they differ"
     ]
   if temperature is not None:
@@ -130,6 +136,13 @@ def _by_tensors(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Tagger
   )
 
 
+# What finds a family's configuration; scene models have one of their own.
+_TELLERS = {
+  "mn": _by_tensors,
+  "dymn": _by_tensors,
+  "mobilenet_v2": decision_by_tensors,
+  "efficientnet": decision_by_tensors,
+}
 # Names of the tensors whose shapes tell a configuration, and how many axes they have.
 _TELLING = {
   re.compile(pattern): rank

@@ -33,7 +33,7 @@ from dasheng_jax.weights.table import Rule, flatten, from_torch, to_torch, unfla
 from dasheng_jax.weights.tensors import Arrays, Tensor, told_shape
 from dasheng_jax.weights.torch_file import open_torch, write_torch
 from mobile_jax.config import DyMNConfig, MNConfig
-from mobile_jax.families import ALL_SIZES, FAMILIES, Config, family_of
+from mobile_jax.families import ALL_SIZES, FAMILIES, Config, Decision, family_of
 from mobile_jax.inference import tag
 from mobile_jax.models import MODELS
 from mobile_jax.network import init_variables, shapes
@@ -50,6 +50,8 @@ _CLASSES: dict[str, tuple[str, str | tuple[str, ...]]] = {
   "fully_convolutional": ("classifier.1.bias", "head/"),
   "class_maps": ("feed_forward.1.bias", "head/"),
   "transformer": ("head.1.bias", ("head/logits/", "head_dist/")),
+  "steps": ("classifier.1.bias", "head/logits/"),
+  "efficientnet_pytorch": ("head.bias", "head/logits/"),
 }
 
 
@@ -66,9 +68,9 @@ def load_model(
 ) -> tuple[Tag, dict]:
   """(tag, variables) from a published file, or from any state dict of the released code.
 
-  `tag(variables, wave)` maps f32[b, s] at 32 kHz to (logits f32[b, classes], features f32[b, c])
-  for any length from `inference.least_samples` on; it is a pure function, so `jax.jit(tag)` and
-  `jax.vmap` apply.
+  `tag(variables, wave)` maps f32[b, s] at 32 kHz (MobileNetV2, EfficientNet: 16 kHz) to (logits
+  f32[b, classes], features f32[b, c]) for any length from `inference.least_samples` on; it is a
+  pure function, so `jax.jit(tag)` and `jax.vmap` apply.
 
   Args:
     path: `.pt` or `.safetensors`, or a folder of converted weights, or a name of `MODELS`, whose
@@ -76,7 +78,7 @@ def load_model(
     name: a name of `MODELS` or `ALL_SIZES`, which implies the configuration. Default: by file name.
     config: the configuration itself, in place of a name.
     classes: default: the file's. Another number gives fresh layers that depend on it, for
-      fine-tuning, drawn with `key`: the last one (mlp head, PaSST) or the head (others).
+      fine-tuning, drawn with `key`: the last one, or the head where it is convolutional or attends.
     temperature: of DyMN's dynamic convolutions; default: the name's (1 for AudioSet weights).
     dtype: "bfloat16" runs matrix products in that type.
     kernels: "xla" leaves the C++ kernels of a CPU out, which `jax.export` cannot store.
@@ -223,11 +225,14 @@ def without_constants(state: Arrays, cfg: Config, source: str) -> Arrays:
     if name not in state.tensors:
       continue
     if state.tensors[name].shape != ours.shape:
+      shape = state.tensors[name].shape
+      raise WeightsError(f"{source}: {name} has shape {shape}; this model's has {ours.shape}")
+    # Filters of float32 arithmetic are up to 2e-6 apart.
+    if not np.allclose(state[name], ours, atol=1e-5):
       raise WeightsError(
-        f"{source}: {name} has shape {state.tensors[name].shape}, not the {ours.shape} of Dy-ReLU"
+        f"{source}: {name} holds other numbers than this model's constants; it was trained with "
+        "another front end or activation"
       )
-    if not np.allclose(state[name], ours):
-      raise WeightsError(f"{source}: {name} is {state[name]}, not the {ours} of Dy-ReLU")
   return Arrays({name: x for name, x in state.tensors.items() if name not in constants})
 
 
@@ -247,6 +252,8 @@ def _head(cfg: Config) -> str:
     return cfg.head
   if isinstance(cfg, PaSSTConfig):
     return "transformer"
+  if isinstance(cfg, Decision):
+    return "efficientnet_pytorch" if cfg.lineage == "efficientnet_pytorch" else "steps"
   return "mlp" if isinstance(cfg, DyMNConfig) else "class_maps"
 
 

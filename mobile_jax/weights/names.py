@@ -10,10 +10,16 @@ import numpy as np
 from dasheng_jax.errors import ConfigError
 from dasheng_jax.weights.table import AS_IS, LINEAR, Rule, Transform, shaped
 from mobile_jax.config import PLACES, BlockShape, DyMNConfig, MNConfig
+from mobile_jax.decision_config import EfficientNetConfig, MobileNetV2Config
 from mobile_jax.dynamic import relu_constants
 from mobile_jax.network import Config
 from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
+from mobile_jax.weights.decision_names import (
+  efficientnet_rules,
+  front_end_constants,
+  mobilenet_v2_rules,
+)
 from mobile_jax.weights.passt_names import passt_rules
 from mobile_jax.weights.rules import CONV_1X1, CONV_DEPTHWISE, conv_norm, norm
 from mobile_jax.weights.scene_names import cp_mobile_rules, cp_resnet_rules
@@ -35,11 +41,17 @@ def rules(cfg: Config) -> tuple[Rule, ...]:
       return cp_resnet_rules(cfg)
     case PaSSTConfig():
       return passt_rules(cfg)
+    case MobileNetV2Config():
+      return mobilenet_v2_rules(cfg)
+    case EfficientNetConfig():
+      return efficientnet_rules(cfg)
   return _mn_rules(cfg)
 
 
 def buffers(cfg: Config) -> dict[str, np.ndarray]:
   """Constants that the released state dicts carry and we compute, by name."""
+  if isinstance(cfg, MobileNetV2Config):
+    return front_end_constants(cfg)
   if not isinstance(cfg, DyMNConfig) or not cfg.relus:
     return {}
   reach, start = relu_constants(cfg.pieces)

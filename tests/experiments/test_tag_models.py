@@ -1,12 +1,16 @@
 """A small network with random weights: from its file to probabilities, exact for any length."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.embedding.mobile import with_reflected_end
 from experiments.tagging.models import Member, open_tagger
 from experiments.training.errors import UsageError
 from mobile_jax.config import MNConfig
+from mobile_jax.decision_config import MobileNetV2Config
+from mobile_jax.inference import alone, log_mel
 from mobile_jax.network import shapes
 from mobile_jax.weights.load import write_model
 from tests.experiments.tag_models import noise
@@ -49,6 +53,19 @@ def test_clips_of_equally_many_frames_share_an_exact_program(variables):
     if SMALL.mel.frames(samples) == SMALL.mel.frames(SAMPLES):
       assert np.isfinite(shared.logits(noise(samples / 32_000).T)).all()
   assert len(shared._programs) == 1
+
+
+@pytest.mark.parametrize("samples", [9_000, 9_120, 9_119])
+def test_a_clip_goes_on_without_pre_emphasis_too(samples):
+  """The log-mel in dB of a longer wave begins with that of the clip, clamp included."""
+  cfg = alone(MobileNetV2Config())
+  wave = noise(samples / 32_000)[:, 0]
+  wave[4_000:] *= 1e-9  # silence, of which the clamp makes something
+  frames = cfg.mel.frames(samples)
+  longer = with_reflected_end(wave, cfg.mel)
+  assert len(longer) == frames * cfg.mel.hop_length + cfg.mel.n_fft // 2
+  again = log_mel(cfg, jnp.asarray(longer[None]), frames)
+  np.testing.assert_allclose(again, log_mel(cfg, jnp.asarray(wave[None])), atol=1e-3)
 
 
 @pytest.mark.slow

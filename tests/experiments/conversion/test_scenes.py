@@ -1,4 +1,6 @@
-"""Scene models through the converter: identified, written every way, read back, with a card."""
+"""Scene models and taggers that decide at every step, through the converter: identified, written
+every way, read back, with a card.
+"""
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from experiments import convert_weights
 from experiments.conversion.live import places
 from experiments.conversion.stages import default_wave, stage_names, stages
 from experiments.training import cli
+from mobile_jax.decision_config import EfficientNetConfig, MobileNetV2Config
 from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
 from mobile_jax.weights.names import rules
@@ -20,6 +23,8 @@ NETWORKS = {
   "cp_mobile": CPMobileConfig(classes=3, base_channels=16, multiplier=1.8, expansion=2.0),
   "cp_resnet": CPResNetConfig(classes=3, base_channels=24, rho=5, cut_third=12),
   "passt": PaSSTConfig(classes=3, width=64, depth=1, heads=1, columns=20),
+  "mobilenet_v2": MobileNetV2Config(classes=3, width=0.1, last=16),
+  "efficientnet": EfficientNetConfig(classes=3, width=0.1, last=16),
 }
 
 
@@ -47,6 +52,8 @@ def drawn(cfg):
         ("cp_resnet", "safetensors"),
         ("passt", "huggingface"),
         ("passt", "orbax"),
+        ("mobilenet_v2", "safetensors"),
+        ("efficientnet", "huggingface"),
       )
     ],
   ],
@@ -69,7 +76,10 @@ def test_there_and_back(family, to, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize(
+  "family",
+  [n if n != "efficientnet" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
+)
 def test_stages_and_where_they_show(family):
   cfg = NETWORKS[family]
   found = stages(cfg, drawn(cfg), default_wave(cfg)[:1, :32_000])

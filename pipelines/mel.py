@@ -6,7 +6,8 @@
 The default `MelConfig` is Dasheng's front end (arXiv 2406.06992; reference text, section 1): 16
 kHz, 512-point periodic Hann window, hop 160, centred frames with reflect padding, power spectrum,
 64 HTK triangles without area normalisation, decibels with a floor of -100 dB, and everything below
-(maximum - 120 dB) raised to that level.
+(maximum - 120 dB) raised to that level. It is also that of the weakly supervised taggers (their
+reference text, section 1).
 """
 
 from __future__ import annotations

@@ -20,8 +20,12 @@ from jaxtyping import Array, Float, Int, Key
 # "clip": every clip has masks of its own. "batch": the clips of a batch share one pair of masks.
 Sharing = Literal["clip", "batch"]
 
-# What hidden cells hold before the front end's affine (x + 4.5) / 5; after it they hold 0.9.
+# What hidden cells hold before the front end's affine (x + 4.5) / 5; after it they hold 0.9. Of the
+# log-mel in dB of the weakly supervised taggers this is a loud cell, as released.
 FILL = 0.0
+# (freq_mask, time_mask) of those taggers; they share one pair of masks per batch (their reference
+# text, section 3).
+DECISION_MASKS = (12, 96)
 
 
 def check_masks(freq_mask: int, time_mask: int, sharing: Sharing) -> None:

@@ -172,8 +172,8 @@ class EfficientNetConfig(_Decision):
     image: side in pixels that the padding of "efficientnet_pytorch" is computed for, whatever the
       input's size.
     dropout: before the classifier, at every time step.
-    drop_connect: how often the last block but one step is left out in training; earlier ones in
-      proportion to their number.
+    drop_connect: block n of 16 is left out of a training step with (n - 1) / 16 of this chance,
+      clip by clip.
     objective: "tags" means probabilities over time; "classes" means logits (section 4).
   """
 

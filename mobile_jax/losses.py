@@ -22,6 +22,8 @@ from jaxtyping import Array, Bool, Float, Int
 Partner = Literal["drop", "as_given"]
 # What the distillation of one class is a mean over, before the caller's mean over clips.
 MeanOver = Literal["clips", "clips_and_classes"]
+# What PyTorch's BCELoss keeps logarithms, and the divisor of its gradient, from falling below.
+_LEAST_LOG, _LEAST_SPREAD = -100.0, 1e-12
 
 
 def binary_cross_entropy(
@@ -43,9 +45,6 @@ def probability_cross_entropy(
   """
   hit, miss = (jnp.maximum(jnp.log(p), _LEAST_LOG) for p in (probabilities, 1 - probabilities))
   return -targets * hit - (1 - targets) * miss
-
-
-_LEAST_LOG, _LEAST_SPREAD = -100.0, 1e-12
 
 
 @probability_cross_entropy.defjvp

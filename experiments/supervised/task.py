@@ -229,7 +229,8 @@ def _eval_loss(
   model: Config, recipe: Recipe, variables: Tree, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
   del key
-  log_mel = inference.log_mel(model, batch["wave"])
+  # Figures must not depend on the clips that happen to share a batch.
+  log_mel = inference.log_mel(inference.alone(model), batch["wave"])
   logits = infer(model, variables, log_mel, **_temperature(model, batch)).logits
   loss, counted = evaluation_loss(model, recipe, logits, batch)
   state = {name: x for name, x in variables.items() if name != "params"}

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.training.errors import UsageError
-from mobile_jax.inference import tag
+from mobile_jax.inference import alone, tag
 from mobile_jax.weights.load import read_model
 from pipelines.sets import Objective
 
@@ -58,7 +58,7 @@ def open_listener(spec: str, classes: int, objective: Objective, folds: int) -> 
       f"teacher {spec}: it tells {cfg.classes} classes apart, the set has {classes}; fine-tune it "
       "on the set first (experiments.finetune)"
     )
-  forward = jax.jit(functools.partial(tag, cfg))
+  forward = jax.jit(functools.partial(tag, alone(cfg)))
 
   def hear(wave: np.ndarray, valid: np.ndarray) -> np.ndarray:
     del valid  # these networks hear padding as silence, in training too

@@ -19,9 +19,11 @@ from jaxtyping import Array, Float
 
 from experiments.exporting import front_end
 from experiments.exporting.fold import Kernel, folded
-from mobile_jax.families import Config
+from experiments.training.errors import UsageError
+from mobile_jax.families import Config, size_of
 from mobile_jax.network import Variables, infer
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
+from pipelines.kaldi_mel import KaldiMelConfig
 
 Network = Callable[[jax.Array], jax.Array]
 # Parts of the file by the names of their operations, which the quantiser reads.
@@ -36,12 +38,18 @@ def network_of(cfg: Config, variables: Variables) -> Network:
 
 
 def whole(cfg: Config, variables: Variables) -> Network:
-  """Wave f32[b, s] at `cfg.mel.sample_rate` -> logits f32[b, classes], the front end inside."""
+  """Wave f32[b, s] at `cfg.mel.sample_rate` -> logits f32[b, classes], the front end inside.
+
+  Raises UsageError for networks whose front end is in dB, which has no form for a file.
+  """
+  told = cfg.mel
+  if not isinstance(told, KaldiMelConfig):
+    raise UsageError(f"{size_of(cfg)} hears log-mels in dB, which no exported file has a form of")
   network = network_of(cfg, variables)
 
   def run(wave: Float[Array, "b s"]) -> Float[Array, "b classes"]:
     with jax.named_scope(FRONT_END):
-      mel = front_end.log_mel(wave, cfg.mel)
+      mel = front_end.log_mel(wave, told)
     with jax.named_scope(NETWORK):
       return network(mel)
 

@@ -315,3 +315,8 @@ def test_the_published_student_in_integers(extra, student, student_file):
   clip = "metro_station-paris_32k"
   got = np.stack([file(wave) for wave in crops[clip]])
   np.testing.assert_array_equal(got.argmax(axis=1), recorded[f"{clip}/logits"].argmax(axis=1))
+
+
+def test_a_front_end_in_decibels_has_no_file():
+  with pytest.raises(UsageError, match="MobileNetV2 of width 1 hears log-mels in dB"):
+    whole(mobile_jax.named("mobilenet_v2"), {})

@@ -226,13 +226,14 @@ def without_constants(state: Arrays, cfg: Config, source: str) -> Arrays:
       continue
     if state.tensors[name].shape != ours.shape:
       shape = state.tensors[name].shape
-      raise WeightsError(f"{source}: {name} has shape {shape}; this model's has {ours.shape}")
+      raise WeightsError(f"{source}: {name} has shape {shape}, not the {ours.shape} of this model")
     # Filters of float32 arithmetic are up to 2e-6 apart.
-    if not np.allclose(state[name], ours, atol=1e-5):
-      raise WeightsError(
-        f"{source}: {name} holds other numbers than this model's constants; it was trained with "
-        "another front end or activation"
-      )
+    found = state[name]
+    if not np.allclose(found, ours, atol=1e-5):
+      # All of a few numbers, the first wrong ones of many, on one line.
+      shown = np.ravel((found != ours) | (ours.size <= 8))
+      theirs, wanted = (str(x.ravel()[shown][:8].tolist()) for x in (found, ours))
+      raise WeightsError(f"{source}: {name} is {theirs}, not the {wanted} of this model")
   return Arrays({name: x for name, x in state.tensors.items() if name not in constants})
 
 

@@ -32,7 +32,7 @@ from pipelines.kaldi_mel import KaldiMelConfig
 
 EVERY_SIZE = "all"
 # Fields that change no figure, and `frames`, which the command has for every model.
-NO_OPTIONS = ("mel", "compute", "dropout", "temperature", "frames")
+NO_OPTIONS = ("mel", "compute", "dropout", "temperature", "objective", "frames")
 # Options of the front end, by the field of its configuration.
 FRONT_END = ("mel_bins", "hop_length")
 HELP = {

@@ -13,9 +13,10 @@ calibration (report.json, report.md). Without `--teacher` it learns from labels 
 from __future__ import annotations
 
 from experiments.configs.quantise import EXPERIMENTS, QuantiseConfig
+from experiments.supervised.prepare import Method
 from experiments.supervised.quantised_report import report_quantised, validation_scores
 from experiments.supervised.quantised_task import folded_start, quantised_task
-from experiments.supervised.run import Method, run
+from experiments.supervised.run import run
 from experiments.training import cli
 from experiments.training.errors import UsageError
 from mobile_jax.families import Config

@@ -13,8 +13,9 @@ import numpy as np
 from experiments.evaluation.part_scores import score_of
 from experiments.evaluation.report import markdown_table
 from experiments.evaluation.scores import Scores
+from experiments.supervised.prepare import Prepared
 from experiments.supervised.report import Report, outputs_of
-from experiments.supervised.run import Prepared, training_batches
+from experiments.supervised.run import training_batches
 from experiments.training.metrics import FILE as METRICS_FILE
 from experiments.training.metrics import write_json
 from experiments.training.pictures import loss_curve
@@ -45,7 +46,7 @@ ROWS = {
 
 
 def validation_scores(
-  labelled: TrainingSet, outputs: np.ndarray, given: dict[str, np.ndarray]
+  labelled: TrainingSet, outputs: np.ndarray, given: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
   """Figures of the simulation under their names, and of the integers with "int8_" before them."""
   simulated, integer = (score_of(labelled, outputs[:, i], given).means for i in range(2))

@@ -13,6 +13,7 @@ from experiments.configs.finetune import adam, labelled_data
 from experiments.configs.supervised import EpochLoopConfig, SupervisedConfig
 from experiments.supervised import run as module
 from experiments.supervised.devices import add_main_device
+from experiments.supervised.prepare import prepare
 from experiments.supervised.recipe import AugmentConfig, DistilConfig
 from experiments.supervised.run import run
 from experiments.training.mesh import make_mesh
@@ -60,7 +61,7 @@ def configured(scenes, workdir, name="tau22", **changes):
 
 
 def test_batches_say_who_recorded(scenes, tmp_path):
-  ready = module.prepare(configured(scenes, tmp_path), Ledger(log=False), 1)
+  ready = prepare(configured(scenes, tmp_path), Ledger(log=False), 1)
   with batches(ready.train, batch_size=4, seed=0, steps=1) as steps:
     batch = next(steps)
   assert batch["main_device"].dtype == bool
@@ -79,7 +80,7 @@ def test_batches_say_who_recorded(scenes, tmp_path):
 @pytest.mark.parametrize("name", ["tau22", "tau22_joined"])
 def test_stored_logits_are_those_of_the_piece(scenes, tmp_path, name):
   how = {"teacher": str(GOLDEN / "torch_tensor.pt"), "teacher_ids": str(scenes / "meta.csv")}
-  ready = module.prepare(configured(scenes, tmp_path, name, **how), Ledger(log=False), 1)
+  ready = prepare(configured(scenes, tmp_path, name, **how), Ledger(log=False), 1)
   with batches(ready.train, batch_size=8, seed=0, steps=1) as steps:
     batch = next(steps)
   rows = [LISTED.index(str(i).removesuffix(".wav")) for i in batch["id"]]

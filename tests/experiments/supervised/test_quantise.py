@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import soundfile
 
 from experiments import quantise
 from experiments.configs.quantise import EXPERIMENTS, QuantiseConfig
-from experiments.supervised import run as module
 from experiments.supervised.quantised_task import folded_start, quantised_task
 from experiments.supervised.recipe import NO_AUGMENT, DistilConfig, TemperatureConfig
 from experiments.supervised.task import Recipe
@@ -21,15 +19,13 @@ from experiments.teaching.store import LogitStore
 from experiments.training import config_io, loop
 from experiments.training.epochs import Epochs
 from experiments.training.errors import UsageError
-from experiments.training.mesh import make_mesh
 from experiments.training.metrics import read_metrics
-from experiments.training.step import compile_eval_step, compile_train_step
 from mobile_jax.config import MNConfig
 from mobile_jax.network import shapes
 from mobile_jax.quantised import fold, read_integers
 from mobile_jax.scene_config import CP_MOBILE_MEL, CPMobileConfig
 from mobile_jax.weights.load import write_model
-from tests.experiments.tiny_pretrain import quick_compiles
+from tests.experiments.supervised.small_runs import compiled_once, two_tones
 from tests.mobile_jax.fixtures import drawn, quick
 from tests.pipelines.conftest import index_cache, tone  # noqa: F401
 
@@ -52,24 +48,14 @@ TINY = replace(
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once():
   """Alike runs compile once."""
-  with quick_compiles(), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(module, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
+  with compiled_once() as patch:
     patch.setattr(quantise, "quantised_task", functools.cache(quantised_task))
-    patch.setattr(module, "_optimiser", functools.cache(module._optimiser))
-    patch.setattr(loop, "compile_train_step", functools.cache(compile_train_step))
-    patch.setattr(loop, "compile_eval_step", functools.cache(compile_eval_step))
     yield
 
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("audio")
-  for part, count in (("train", 10), ("test", 4)):
-    for n in range(count):
-      path = folder / part / ("low", "high")[n % 2] / f"{n}.wav"
-      path.parent.mkdir(parents=True, exist_ok=True)
-      soundfile.write(path, tone(3 + 90 * (n % 2) + n, 0.25, 32_000), 32_000)
-  return folder
+  return two_tones(tmp_path_factory.mktemp("audio"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -22,16 +21,13 @@ from experiments.configs.finetune import adam, labelled_data
 from experiments.configs.supervised import EpochLoopConfig, SupervisedConfig
 from experiments.inspection.pictures import draw_relus, mapping_density
 from experiments.supervised import run as module
+from experiments.supervised.prepare import prepare
 from experiments.supervised.recipe import AugmentConfig, DistilConfig
 from experiments.supervised.run import run
-from experiments.supervised.task import supervised_task
 from experiments.teaching.store import LogitStore
-from experiments.training import loop
 from experiments.training.epoch_factor import EpochFactor
 from experiments.training.errors import UsageError
-from experiments.training.mesh import make_mesh
 from experiments.training.metrics import read_metrics
-from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.write_logits import WriteLogitsConfig
 from experiments.write_logits import main as write_logits
 from mobile_jax import config, load_model, named, read_model
@@ -41,7 +37,7 @@ from mobile_jax.weights.load import has_names, write_folder, write_model
 from pipelines import batches
 from pipelines.kaldi_mel import KaldiMelConfig
 from pipelines.ledger import Ledger
-from tests.experiments.tiny_pretrain import quick_compiles
+from tests.experiments.supervised.small_runs import compiled_once, two_tones
 from tests.pipelines.conftest import index_cache, tone  # noqa: F401
 
 replace = dataclasses.replace
@@ -59,26 +55,14 @@ TINY = SupervisedConfig(
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once():
   """Alike runs compile once, and networks have two blocks, one with SE and a stride."""
-  with quick_compiles(), pytest.MonkeyPatch.context() as patch:
+  with compiled_once() as patch:
     patch.setattr(config, "_TABLE", tuple(config._TABLE[i] for i in (0, 3)))
-    patch.setattr(module, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
-    patch.setattr(module, "supervised_task", functools.cache(supervised_task))
-    optimiser = module._optimiser
-    patch.setattr(module, "_optimiser", functools.cache(optimiser))
-    patch.setattr(loop, "compile_train_step", functools.cache(compile_train_step))
-    patch.setattr(loop, "compile_eval_step", functools.cache(compile_eval_step))
     yield
 
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("audio")
-  for part, count in (("train", 10), ("test", 4)):
-    for n in range(count):
-      path = folder / part / ("low", "high")[n % 2] / f"{n}.wav"
-      path.parent.mkdir(parents=True, exist_ok=True)
-      soundfile.write(path, tone(3 + 90 * (n % 2) + n, 0.25, 32_000), 32_000)
-  return folder
+  return two_tones(tmp_path_factory.mktemp("audio"))
 
 
 def configured(audio, workdir, **changes):
@@ -190,7 +174,7 @@ def test_batches_carry_the_teachers_logits_by_id(audio, tmp_path):
   known = [f"train/{('low', 'high')[n % 2]}/{n}.wav" for n in range(9)]
   store.add(known, np.arange(18, dtype=np.float32).reshape(9, 2))
   cfg = configured(audio, tmp_path, teacher=str(tmp_path / "logits"))
-  ready = module.prepare(cfg, Ledger(log=False), 1)
+  ready = prepare(cfg, Ledger(log=False), 1)
   with batches(ready.train, batch_size=10, seed=0, steps=1) as steps:
     batch = next(steps)
   for name, logits, told in zip(batch["id"], batch["teacher"], batch["known"], strict=True):

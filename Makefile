@@ -85,7 +85,8 @@ env: $(VENV)/.dev  ## only the environment
 
 # Each stamp is newer than what it was made from, so set-up runs again only when that changes.
 # uv resolves and unpacks several times faster than pip; where it cannot be had or fails, pip does the same.
-install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(BIN)/python $(1); } || \
+# Behind a proxy only the system's certificates hold; uv by itself looks at its own.
+install = { [ -x $(BIN)/uv ] && UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS-1} $(BIN)/uv pip install --quiet --python $(BIN)/python $(1); } || \
 	$(BIN)/python -m pip install --quiet $(1)
 
 $(BIN)/python:

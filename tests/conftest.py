@@ -79,13 +79,35 @@ def shared() -> pathlib.Path:
   return SHARED
 
 
+def _recordings_of(shared: pathlib.Path, name: str) -> pathlib.Path:
+  folder = shared / "fixtures" / name
+  if not folder.is_dir():
+    pytest.skip(f"needs the recorded arrays in {SHARED.name}/fixtures/{name}")
+  return folder
+
+
 @pytest.fixture(scope="session")
 def dasheng_fixtures(shared) -> pathlib.Path:
   """The complete recorded arrays of the Dasheng original."""
-  folder = shared / "fixtures" / "dasheng"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {SHARED.name}/fixtures/dasheng")
-  return folder
+  return _recordings_of(shared, "dasheng")
+
+
+@pytest.fixture(scope="session")
+def mobile_fixtures(shared) -> pathlib.Path:
+  """The complete recorded arrays of MN and DyMN, the published checkpoint and the recordings."""
+  return _recordings_of(shared, "mobile")
+
+
+@pytest.fixture(scope="session")
+def scene_fixtures(shared) -> pathlib.Path:
+  """The complete recorded arrays of the scene models, the published student and its clips."""
+  return _recordings_of(shared, "scenes")
+
+
+@pytest.fixture(scope="session")
+def tagging_fixtures(shared) -> pathlib.Path:
+  """The complete recorded arrays of the weakly supervised taggers."""
+  return _recordings_of(shared, "tagging")
 
 
 @pytest.fixture

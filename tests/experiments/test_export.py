@@ -268,17 +268,16 @@ def test_an_absent_extra_is_named(monkeypatch, tmp_path, unchecked):
 
 
 @pytest.fixture(scope="session")
-def student(shared):
+def student(scene_fixtures):
   """(configuration, variables, crops by clip, recorded logits) of the published student."""
-  folder = shared / "fixtures" / "scenes"
   cfg, variables = mobile_jax.read_model(
-    folder / "cpmobile_c0a7nzin.safetensors", name="cp_mobile_dcase23"
+    scene_fixtures / "cpmobile_c0a7nzin.safetensors", name="cp_mobile_dcase23"
   )
   crops = {}
   for clip in ("metro_station-paris_32k", "music", "speech"):
-    wave, _ = soundfile.read(folder / f"{clip}.flac", dtype="float32")
+    wave, _ = soundfile.read(scene_fixtures / f"{clip}.flac", dtype="float32")
     crops[clip] = wave[:320_000].reshape(10, 32_000)
-  return cfg, variables, crops, load_file(folder / "cpmobile_c0a7nzin_outputs.safetensors")
+  return cfg, variables, crops, load_file(scene_fixtures / "cpmobile_c0a7nzin_outputs.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -35,15 +35,6 @@ def _traced_once():
 
 
 @pytest.fixture(scope="session")
-def mobile_fixtures(shared):
-  """The complete recorded arrays of MN and DyMN, the published checkpoint and the recordings."""
-  folder = shared / "fixtures" / "mobile"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/mobile")
-  return folder
-
-
-@pytest.fixture(scope="session")
 def recorded(request):
   """recorded(name) -> `Recorded`, from the repository or from the complete fixtures."""
 

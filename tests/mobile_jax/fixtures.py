@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dasheng_jax.errors import ConfigError
 from mobile_jax import config
 from mobile_jax.config import DyMNConfig, MNConfig
-from mobile_jax.network import Config, shapes
+from mobile_jax.inference import least_samples, log_mel
+from mobile_jax.network import Config, infer, shapes
 from tests.dasheng_jax.fixtures import worst as worst
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
@@ -178,3 +180,17 @@ def stage_errors(stages, arrays: Mapping, prefix: str = "") -> list[float]:
 def bce(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Mean binary cross entropy, as the recorded steps used it."""
   return jnp.mean(jnp.logaddexp(0.0, logits) - logits * targets)
+
+
+def check_shortest_clip(cfg):
+  """One sample less is refused; the shortest leaves a map to take the mean of."""
+  least = least_samples(cfg)
+  variables = shapes_of(cfg)
+
+  def maps(samples):
+    wave = jax.ShapeDtypeStruct((1, samples), jnp.float32)
+    return jax.eval_shape(lambda v, w: infer(cfg, v, log_mel(cfg, w)).stages, variables, wave)
+
+  assert all(stage.size for stage in maps(least))
+  with pytest.raises(ConfigError, match="too short"):
+    maps(least - 1)

@@ -22,7 +22,7 @@ from mobile_jax.decision_config import (
 )
 from mobile_jax.efficientnet import MBConv
 from mobile_jax.heads import DecisionHead, logits_of_mean
-from mobile_jax.inference import alone, least_samples, log_mel
+from mobile_jax.inference import alone, log_mel
 from mobile_jax.layers import ConvNorm
 from mobile_jax.losses import binary_cross_entropy, probability_cross_entropy, tag_loss
 from mobile_jax.network import infer, train_outputs
@@ -31,7 +31,7 @@ from mobile_jax.weights.decision_names import FILTERS
 from mobile_jax.weights.identify import identify
 from mobile_jax.weights.load import open_content, write_model
 from mobile_jax.weights.names import buffers, rules
-from tests.mobile_jax.fixtures import golden, quick, shapes_of
+from tests.mobile_jax.fixtures import check_shortest_clip, golden, quick, shapes_of
 from tests.mobile_jax.make_decision_golden import SMALL, WEIGHTS
 
 # The others are compiled in `make test-slow`.
@@ -294,16 +294,7 @@ def test_a_batch_is_heard_together():
   [EfficientNetConfig(), *(pytest.param(c, marks=pytest.mark.slow) for c in LESS_USUAL)],
 )
 def test_the_shortest_clip(cfg):
-  least = least_samples(cfg)
-  variables = shapes_of(cfg)
-
-  def maps(samples):
-    wave = jax.ShapeDtypeStruct((1, samples), jnp.float32)
-    return jax.eval_shape(lambda v, w: infer(cfg, v, log_mel(cfg, w)).stages, variables, wave)
-
-  assert all(stage.size for stage in maps(least))
-  with pytest.raises(ConfigError, match="too short"):
-    maps(least - 1)
+  check_shortest_clip(cfg)
 
 
 def test_starts_are_as_released():

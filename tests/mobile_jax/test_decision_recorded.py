@@ -35,22 +35,13 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="session")
-def folder(shared):
-  """The recorded arrays of the weakly supervised taggers."""
-  folder = shared / "fixtures" / "tagging"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/tagging")
-  return folder
-
-
-@pytest.fixture(scope="session")
-def recorded(folder):
+def recorded(tagging_fixtures):
   """recorded(name) -> (configuration, variables, arrays)."""
 
   @functools.cache
   def read(name):
     cfg = RECORDED[name].with_compute(kernels="xla")
-    arrays = load_file(folder / f"{name}.safetensors")
+    arrays = load_file(tagging_fixtures / f"{name}.safetensors")
     state = {k.removeprefix("param/"): x for k, x in arrays.items() if k.startswith("param/")}
     state = {k: held(x.reshape(()) if "tracked" in k else x) for k, x in state.items()}
     kept = without_constants(Arrays(state), cfg, name)
@@ -166,8 +157,8 @@ def test_every_gradient_against_pytorch(name, recorded, torch):
     np.testing.assert_allclose(got, want, atol=limit, rtol=0, err_msg=path)
 
 
-def test_the_recorded_loss(folder):
-  arrays = load_file(folder / "bce.safetensors")
+def test_the_recorded_loss(tagging_fixtures):
+  arrays = load_file(tagging_fixtures / "bce.safetensors")
   p, t = jnp.asarray(arrays["p"]), jnp.asarray(arrays["t"])
   values = probability_cross_entropy(p, t)
   np.testing.assert_allclose(values, arrays["elementwise"], rtol=1e-6)
@@ -177,8 +168,8 @@ def test_the_recorded_loss(folder):
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_by_the_tensors_alone(name, folder):
-  content = load_file(folder / f"{name}.safetensors")
+def test_by_the_tensors_alone(name, tagging_fixtures):
+  content = load_file(tagging_fixtures / f"{name}.safetensors")
   state = {k.removeprefix("param/"): held(x) for k, x in content.items() if "param/" in k}
   _, cfg = decision_by_tensors(state, name)
   wanted = RECORDED[name]
@@ -191,8 +182,8 @@ def test_by_the_tensors_alone(name, folder):
 
 
 @pytest.mark.slow
-def test_names_of_the_full_sizes(folder):
-  inventories = json.loads((folder / "full_size_inventories.json").read_text())
+def test_names_of_the_full_sizes(tagging_fixtures):
+  inventories = json.loads((tagging_fixtures / "full_size_inventories.json").read_text())
   head = {"head.weight": [527, 1280], "head.bias": [527]}
   for name, cfg, more in (
     ("mobilenet_v2_decisionmean", MobileNetV2Config(), {}),

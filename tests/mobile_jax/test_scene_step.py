@@ -17,14 +17,11 @@ from tests.mobile_jax.fixtures import quick
 
 
 @pytest.fixture(scope="module")
-def step(shared):
+def step(scene_fixtures):
   """(configuration, what was recorded, what is found) as PyTorch's names and arrays."""
-  folder = shared / "fixtures" / "scenes"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/scenes")
-  recorded = load_file(folder / "cpmobile_train_step.safetensors")
+  recorded = load_file(scene_fixtures / "cpmobile_train_step.safetensors")
   cfg = mobile_jax.MODELS["cp_mobile_dcase23"].config.with_compute(kernels="xla")
-  _, variables = mobile_jax.read_model(folder / "cpmobile_c0a7nzin.safetensors", config=cfg)
+  _, variables = mobile_jax.read_model(scene_fixtures / "cpmobile_c0a7nzin.safetensors", config=cfg)
   params, stats = variables["params"], variables["batch_stats"]
   told = STUDENT.distil
   labels = jax.nn.one_hot(jnp.asarray(recorded["labels"].astype(np.int32)), cfg.classes)

@@ -21,16 +21,6 @@ from pipelines.kaldi_mel import KaldiMelConfig, eval_filterbank, log_mel_32k, lo
 from pipelines.mixstyle import mixstyle
 from tests.mobile_jax.fixtures import quick
 
-
-@pytest.fixture(scope="module")
-def scenes(shared):
-  """The recorded arrays of the scene models."""
-  folder = shared / "fixtures" / "scenes"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/scenes")
-  return folder
-
-
 PASST_ASC = KaldiMelConfig(fmin_range=1, fmax_range=1000)
 FRONT_ENDS = {
   "student": CP_MOBILE_MEL,
@@ -48,23 +38,23 @@ def log_mel(cfg):
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
-def test_front_ends(name, scenes):
-  recorded = load_file(scenes / "mel_frontends.safetensors")
+def test_front_ends(name, scene_fixtures):
+  recorded = load_file(scene_fixtures / "mel_frontends.safetensors")
   got = log_mel(FRONT_ENDS[name])(jnp.asarray(recorded["wave"]))[0]
   np.testing.assert_allclose(got, recorded[f"mel/{name}"], atol=5e-5)
 
 
-def test_silence_and_a_short_clip(scenes):
-  recorded = load_file(scenes / "mel_frontends.safetensors")
+def test_silence_and_a_short_clip(scene_fixtures):
+  recorded = load_file(scene_fixtures / "mel_frontends.safetensors")
   got = log_mel(CP_MOBILE_MEL)(jnp.zeros((1, 32_000)))[0]
   np.testing.assert_allclose(got, recorded["mel/student_silence"], atol=1e-6)
   got = log_mel(CP_MOBILE_MEL)(jnp.asarray(recorded["wave_short"]))[0]
   np.testing.assert_allclose(got, recorded["mel/student_short"], atol=5e-5)
 
 
-def test_the_recorded_mask(scenes):
+def test_the_recorded_mask(scene_fixtures):
   """Zero in the logarithm, so 0.9 behind the normalisation; all other rows as they are."""
-  recorded = load_file(scenes / "mel_frontends.safetensors")
+  recorded = load_file(scene_fixtures / "mel_frontends.safetensors")
   rows = recorded["freqmask_rows"]
   # Uniforms that hide just these rows: 43 of 256, from 174 on.
   width, start = (len(rows) + 0.5) / 48, (rows[0] + 0.5) / (256 - len(rows) - 0.5)
@@ -77,8 +67,8 @@ def test_the_recorded_mask(scenes):
   np.testing.assert_allclose(got[rows], 0.9, rtol=1e-6)
 
 
-def test_banks(scenes):
-  banks = np.load(scenes / "mel_filterbanks.npz")
+def test_banks(scene_fixtures):
+  banks = np.load(scene_fixtures / "mel_filterbanks.npz")
   assert len(banks.files) == 3
   ours = [eval_filterbank(cfg) for cfg in (CP_MOBILE_MEL, PASST_ASC, KaldiMelConfig())]
   for name in banks.files:
@@ -87,8 +77,8 @@ def test_banks(scenes):
     assert min(gaps) < 4e-5, name
 
 
-def test_freq_mixstyle_and_its_gradient(scenes):
-  recorded = load_file(scenes / "freq_mixstyle.safetensors")
+def test_freq_mixstyle_and_its_gradient(scene_fixtures):
+  recorded = load_file(scene_fixtures / "freq_mixstyle.safetensors")
   x, cotangent = (jnp.asarray(recorded[name][:, 0]) for name in ("in", "cotangent"))
   share = jnp.asarray(recorded["lambda"].reshape(-1))
   partner = jnp.asarray(recorded["perm"].astype(np.int32))
@@ -107,8 +97,8 @@ def test_freq_mixstyle_and_its_gradient(scenes):
 @pytest.mark.parametrize(
   ("whose", "mean_over"), [("paper", "clips"), ("code", "clips_and_classes")]
 )
-def test_distillation_in_both_reductions(setting, whose, mean_over, scenes):
-  recorded = load_file(scenes / "kd_loss.safetensors")
+def test_distillation_in_both_reductions(setting, whose, mean_over, scene_fixtures):
+  recorded = load_file(scene_fixtures / "kd_loss.safetensors")
   temperature, weight = (float(x) for x in setting[1:].split("_lam"))
   teacher = recorded["teacher_logits_3"].mean(axis=0)
   np.testing.assert_allclose(teacher, recorded["ensemble_logits"])
@@ -138,8 +128,8 @@ def test_distillation_in_both_reductions(setting, whose, mean_over, scenes):
 
 
 @pytest.mark.parametrize("program", ["student", "cpresnet", "passt", "qat"])
-def test_rates_by_epoch(program, scenes):
-  told = json.loads((scenes / "lr_schedules.json").read_text())[program]
+def test_rates_by_epoch(program, scene_fixtures):
+  told = json.loads((scene_fixtures / "lr_schedules.json").read_text())[program]
   factor = EpochFactor(
     told["warmup"], told["ramp_down_start"], told["ramp_down_len"], told["last_value"]
   )

@@ -18,14 +18,13 @@ from dasheng_jax.weights.table import from_torch, to_torch
 from mobile_jax import ops
 from mobile_jax.complexity import measure
 from mobile_jax.cp_mobile import ResponseNorm
-from mobile_jax.inference import least_samples, log_mel
 from mobile_jax.network import infer, init_variables, train_outputs
 from mobile_jax.ops import average_pool, depthwise, depthwise_convolution, max_pool
 from mobile_jax.scene_config import SCENE_SIZES, CPMobileConfig, CPResNetConfig
 from mobile_jax.weights.identify import identify
 from mobile_jax.weights.load import open_content, write_model
 from mobile_jax.weights.names import rules
-from tests.mobile_jax.fixtures import quick, shapes_of
+from tests.mobile_jax.fixtures import check_shortest_clip, quick, shapes_of
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 RECORDED = {
@@ -38,15 +37,6 @@ FULL = {
 }
 # Of the largest output: float32 noise of networks with random weights.
 NOISE = 2e-5
-
-
-@pytest.fixture(scope="session")
-def scenes(shared):
-  """The complete recorded arrays, the published student and its clips."""
-  folder = shared / "fixtures" / "scenes"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/scenes")
-  return folder
 
 
 def weights(arrays):
@@ -88,13 +78,13 @@ def test_recorded_networks(name, kernels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
-def test_the_other_recorded_networks(name, scenes):
-  check_network(FULL[name], load_file(scenes / f"{name}.safetensors"))
+def test_the_other_recorded_networks(name, scene_fixtures):
+  check_network(FULL[name], load_file(scene_fixtures / f"{name}.safetensors"))
 
 
 @pytest.mark.slow
-def test_activations_of_the_default_cp_resnet(scenes):
-  arrays = load_file(scenes / "cpresnet_rand_0.safetensors")
+def test_activations_of_the_default_cp_resnet(scene_fixtures):
+  arrays = load_file(scene_fixtures / "cpresnet_rand_0.safetensors")
   cfg = CPResNetConfig()
   log_mel = jnp.asarray(arrays["in"][:1, 0])
   stages = quick(lambda v, x: infer(cfg, v, x).stages)(variables_of(cfg, arrays), log_mel)
@@ -102,15 +92,15 @@ def test_activations_of_the_default_cp_resnet(scenes):
     assert_near(stages[place].transpose(0, 3, 1, 2), arrays[f"act/{name}"])
 
 
-def test_the_published_student_on_its_clips(scenes):
+def test_the_published_student_on_its_clips(scene_fixtures):
   """`cp_mobile_dcase23`: logits of ten crops of three clips, and the prediction of the scene."""
   tag, variables = mobile_jax.load_model(
-    scenes / "cpmobile_c0a7nzin.safetensors", name="cp_mobile_dcase23"
+    scene_fixtures / "cpmobile_c0a7nzin.safetensors", name="cp_mobile_dcase23"
   )
   tag = quick(tag)
-  recorded = load_file(scenes / "cpmobile_c0a7nzin_outputs.safetensors")
+  recorded = load_file(scene_fixtures / "cpmobile_c0a7nzin_outputs.safetensors")
   for clip in ("metro_station-paris_32k", "music", "speech"):
-    wave, rate = soundfile.read(scenes / f"{clip}.flac", dtype="float32")
+    wave, rate = soundfile.read(scene_fixtures / f"{clip}.flac", dtype="float32")
     assert rate == 32_000
     logits, features = tag(variables, jnp.asarray(wave[:320_000].reshape(10, rate)))
     np.testing.assert_allclose(logits, recorded[f"{clip}/logits"], atol=2e-4)
@@ -119,12 +109,12 @@ def test_the_published_student_on_its_clips(scenes):
       assert {mobile_jax.SCENES[i] for i in np.argmax(logits, axis=1)} == {"metro_station"}
 
 
-def test_activations_of_the_published_student(scenes):
+def test_activations_of_the_published_student(scene_fixtures):
   cfg = SCENE_SIZES["cp_mobile_32"]
   _, variables = mobile_jax.load_model(
-    scenes / "cpmobile_c0a7nzin.safetensors", name="cp_mobile_dcase23"
+    scene_fixtures / "cpmobile_c0a7nzin.safetensors", name="cp_mobile_dcase23"
   )
-  recorded = load_file(scenes / "cpmobile_c0a7nzin_outputs.safetensors")
+  recorded = load_file(scene_fixtures / "cpmobile_c0a7nzin_outputs.safetensors")
   mel = jnp.asarray(recorded["metro_station-paris_32k/mel_crop0"][None])
   stages = quick(lambda v, x: infer(cfg, v, x).stages)(variables, mel)
   names = ("in_c.0", "in_c", "s1.b1", "s1.b2", "s1.b3", "s2.b4", "s2.b5", "s3.b6")
@@ -136,17 +126,17 @@ def test_activations_of_the_published_student(scenes):
 
 
 @pytest.mark.torch
-def test_the_published_checkpoint_with_its_trainer_around_it(scenes):
+def test_the_published_checkpoint_with_its_trainer_around_it(scene_fixtures):
   """A Lightning file: `model.` before every name, the optimiser beside them."""
   cfg, variables = mobile_jax.read_model(
-    scenes / "cpmobile_c0a7nzin_epoch149.ckpt", name="cp_mobile_dcase23"
+    scene_fixtures / "cpmobile_c0a7nzin_epoch149.ckpt", name="cp_mobile_dcase23"
   )
-  _, same = mobile_jax.read_model(scenes / "cpmobile_c0a7nzin.safetensors", config=cfg)
+  _, same = mobile_jax.read_model(scene_fixtures / "cpmobile_c0a7nzin.safetensors", config=cfg)
   jax.tree.map(np.testing.assert_array_equal, variables, same)
 
 
-def test_the_record_says_what_the_name_implies(scenes):
-  told = json.loads((scenes / "cpmobile_c0a7nzin.json").read_text())["model"]
+def test_the_record_says_what_the_name_implies(scene_fixtures):
+  told = json.loads((scene_fixtures / "cpmobile_c0a7nzin.json").read_text())["model"]
   cfg = mobile_jax.MODELS["cp_mobile_dcase23"].config
   assert (cfg.classes, cfg.base_channels) == (told["n_classes"], told["base_channels"])
   assert (cfg.multiplier, cfg.expansion) == (told["channels_multiplier"], told["expansion_rate"])
@@ -328,15 +318,4 @@ def test_what_makes_no_network(make, message):
 
 @pytest.mark.parametrize("name", ["cp_resnet_32", "passt_scenes", "cp_mobile_32"])
 def test_the_shortest_clip(name):
-  """One sample less is refused; the shortest leaves a map to take the mean of."""
-  cfg = mobile_jax.named(name)
-  least = least_samples(cfg)
-  variables = shapes_of(cfg)
-
-  def maps(samples):
-    wave = jax.ShapeDtypeStruct((1, samples), jnp.float32)
-    return jax.eval_shape(lambda v, w: infer(cfg, v, log_mel(cfg, w)).stages, variables, wave)
-
-  assert all(stage.size for stage in maps(least))
-  with pytest.raises(ConfigError, match="too short"):
-    maps(least - 1)
+  check_shortest_clip(mobile_jax.named(name))

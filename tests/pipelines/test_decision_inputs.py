@@ -16,12 +16,9 @@ WAVES = np.random.default_rng(0).normal(0, 0.1, (6, 900)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def recorded(shared):
+def recorded(tagging_fixtures):
   """recorded(name) -> arrays."""
-  folder = shared / "fixtures" / "tagging"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/tagging")
-  return lambda name: load_file(folder / f"{name}.safetensors")
+  return lambda name: load_file(tagging_fixtures / f"{name}.safetensors")
 
 
 def test_recorded_log_mels(recorded):

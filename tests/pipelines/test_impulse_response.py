@@ -27,8 +27,8 @@ def test_the_first_samples_of_the_full_convolution():
     np.testing.assert_allclose(heard[row], want, atol=2e-5)
 
 
-def test_recorded_responses(shared):
-  recorded = load_file(shared / "fixtures" / "scenes" / "dir_augment.safetensors")
+def test_recorded_responses(scene_fixtures):
+  recorded = load_file(scene_fixtures / "dir_augment.safetensors")
   names = ("Altec_639.wav", "BBCmarconi_B.wav", "IR_AKGD12.wav")
   rows = [recorded[f"ir32k/{name}"][0] for name in names]
   responses = np.zeros((3, max(map(len, rows))), np.float32)
@@ -42,11 +42,10 @@ def test_recorded_responses(shared):
       np.testing.assert_allclose(got[i], recorded[want][0], atol=1e-5)
 
 
-def test_files_are_resampled_as_recorded(shared):
-  scenes = shared / "fixtures" / "scenes"
-  recorded = load_file(scenes / "dir_augment.safetensors")
-  found = read_responses(scenes / "dirs", 32_000)
-  names = sorted(path.name for path in (scenes / "dirs").iterdir() if path.suffix == ".wav")
+def test_files_are_resampled_as_recorded(scene_fixtures):
+  recorded = load_file(scene_fixtures / "dir_augment.safetensors")
+  found = read_responses(scene_fixtures / "dirs", 32_000)
+  names = sorted(path.name for path in (scene_fixtures / "dirs").iterdir() if path.suffix == ".wav")
   assert len(found) == len(names) == 12
   for name in ("Altec_639.wav", "IR_AKGD12.wav"):
     want, got = recorded[f"ir32k/{name}"][0], found[names.index(name)]

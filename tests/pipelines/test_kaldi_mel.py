@@ -30,14 +30,11 @@ def formulas():
 
 
 @pytest.fixture(scope="module")
-def recorded(shared):
+def recorded(mobile_fixtures):
   """(arrays of the original, the two clips f32[2, 48000] that they were made of)."""
-  folder = shared / "fixtures" / "mobile"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/mobile")
-  names = [folder / "audio" / f"{name}.flac" for name in ("music", "typing")]
+  names = [mobile_fixtures / "audio" / f"{name}.flac" for name in ("music", "typing")]
   clips = [soundfile.read(name, dtype="int16", stop=48_000)[0] for name in names]
-  with np.load(folder / "mel_frontend.npz") as arrays:
+  with np.load(mobile_fixtures / "mel_frontend.npz") as arrays:
     return dict(arrays), jnp.asarray(np.stack(clips).astype(np.float32) / 32768)
 
 

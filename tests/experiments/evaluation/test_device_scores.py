@@ -28,18 +28,15 @@ NOISE = {"rtol": 0.0, "atol": 2e-6}
 
 
 @pytest.fixture(scope="module")
-def recorded(shared):
+def recorded(scene_fixtures):
   from safetensors.numpy import load_file
 
-  folder = shared / "fixtures" / "scenes"
-  if not folder.is_dir():
-    pytest.skip("needs the recorded scores in shared/fixtures/scenes")
-  with (folder / "scene_metrics_meta.csv").open(newline="") as file:
+  with (scene_fixtures / "scene_metrics_meta.csv").open(newline="") as file:
     rows = list(csv.DictReader(file, delimiter="\t"))
-  logits = load_file(folder / "scene_metrics.safetensors")["logits"]
+  logits = load_file(scene_fixtures / "scene_metrics.safetensors")["logits"]
   labels = np.array([CLASSES.index(row["scene_label"]) for row in rows])
   device = DEVICES.numbers(row["filename"] for row in rows)
-  want = json.loads((folder / "scene_metrics.json").read_text())
+  want = json.loads((scene_fixtures / "scene_metrics.json").read_text())
   return logits, labels, device, want
 
 

@@ -55,38 +55,30 @@ def torch_name(point):
 
 
 @pytest.fixture(scope="module")
-def scenes(shared):
-  folder = shared / "fixtures" / "scenes"
-  if not folder.is_dir():
-    pytest.skip(f"needs the recorded arrays in {shared.name}/fixtures/scenes")
-  return folder
-
-
-@pytest.fixture(scope="module")
-def student(scenes):
+def student(scene_fixtures):
   """(configuration, folded parameters)."""
-  file = scenes / "cpmobile_c0a7nzin.safetensors"
+  file = scene_fixtures / "cpmobile_c0a7nzin.safetensors"
   cfg, variables = mobile_jax.read_model(file, name="cp_mobile_dcase23")
   return cfg.with_compute(kernels="xla"), quick(lambda v: fold(cfg, v))(variables)
 
 
 @pytest.fixture(scope="module")
-def recorded(scenes):
-  return load_file(scenes / "cpmobile_quant.safetensors")
+def recorded(scene_fixtures):
+  return load_file(scene_fixtures / "cpmobile_quant.safetensors")
 
 
 @pytest.fixture(scope="module")
-def activations(scenes):
+def activations(scene_fixtures):
   """{point: (scale, zero)} as recorded."""
-  told = json.loads((scenes / "cpmobile_quant_activations.json").read_text())
+  told = json.loads((scene_fixtures / "cpmobile_quant_activations.json").read_text())
   cut = ".activation_post_process"
   return {k.removesuffix(cut): (v["scale"], v["zero_point"]) for k, v in told.items()}
 
 
 @pytest.fixture(scope="module")
-def mels(scenes, student):
+def mels(scene_fixtures, student):
   def of(clip):
-    wave, _ = soundfile.read(scenes / f"{clip}.flac", dtype="float32")
+    wave, _ = soundfile.read(scene_fixtures / f"{clip}.flac", dtype="float32")
     return log_mel(student[0], jnp.asarray(wave[:320_000].reshape(10, 32_000)))
 
   return {name: of(name) for name in ("metro_station-paris_32k", "music", "speech")}

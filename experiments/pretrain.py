@@ -29,7 +29,6 @@ from experiments.training.dasheng_task import dasheng_task, encoder_of, for_eval
 from experiments.training.entry import (
   devices_line,
   fingerprint,
-  on_host,
   run_figures,
   say,
   say_unusable,
@@ -44,6 +43,7 @@ from experiments.training.mesh import (
   format_table,
   imagined_mesh,
   make_mesh,
+  on_host,
 )
 from experiments.training.metrics import block
 from experiments.training.optim import Optimiser, make_optimiser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from experiments.supervised.recipe import AugmentConfig, DistilConfig, TemperatureConfig
 from experiments.training.epoch_factor import EpochFactor
@@ -10,6 +11,7 @@ from experiments.training.errors import UsageError
 from experiments.training.mesh import MeshConfig
 from experiments.training.optim import OptimConfig
 from experiments.training.run import LoopConfig
+from experiments.training.selection import SelectConfig
 from mobile_jax.config import SIZES
 from mobile_jax.families import Config
 from pipelines import DataConfig
@@ -26,7 +28,8 @@ class EpochLoopConfig:
   batch_size: int = 64  # clips of the global batch, over all devices and hosts
   seed: int = LoopConfig.seed  # decides a fresh head, order, crops and every augmentation
   log_every: int = 20  # steps; metrics are written every so many
-  validate_every: int = 1  # epochs; loss and scores on the validation or test part, and at the end
+  # epochs, or a part of one; loss and scores on the validation or test part, and at the end
+  validate_every: float = 1
   save_every: int = 1  # epochs; a checkpoint, and at the end
   keep: int = 1  # latest checkpoints that stay
   keep_best: int = 0  # checkpoints with the lowest validation loss that stay besides
@@ -41,12 +44,14 @@ class EpochLoopConfig:
     for field in ("epochs", "batch_size"):
       if getattr(self, field) < 1:
         raise UsageError(f"--loop.{field} {getattr(self, field)}: it must be at least 1")
+    if not 0 <= self.validate_every < math.inf:
+      raise UsageError(f"--loop.validate_every {self.validate_every:g}: it must be 0 (off) or more")
     self.in_steps(1, 1)
 
   def in_steps(self, steps: int, clips: int) -> LoopConfig:
     """The loop of a run of `steps` steps in which an epoch has `clips` clips."""
 
-    def interval(epochs: int) -> int:
+    def interval(epochs: float) -> int:
       return max(1, round(epochs * clips / self.batch_size)) if epochs else 0
 
     return LoopConfig(
@@ -97,3 +102,4 @@ class SupervisedConfig:
   schedule: EpochFactor = EpochFactor()
   mesh: MeshConfig = MeshConfig()
   loop: EpochLoopConfig = EpochLoopConfig()
+  select: SelectConfig = SelectConfig()

@@ -18,7 +18,7 @@ from experiments.evaluation.part_scores import score_of
 from experiments.supervised.devices import add_devices, add_main_device
 from experiments.supervised.network import Start, check_rate, network_of
 from experiments.supervised.recipe import DistilConfig
-from experiments.supervised.report import Report, report_run
+from experiments.supervised.report import Report, report_run, score_network
 from experiments.supervised.task import Recipe, supervised_task
 from experiments.training import entry
 from experiments.training.entry import say
@@ -43,12 +43,17 @@ class Method:
     start: (network, what reads its weights) -> what reads those that the task begins with.
     score: (set, outputs, labels) -> figures of a validation.
     report: (run, variables, folder, batch size, devices) -> figures, after writing the rest.
+    compare: (run, variables, part, batch size, devices) -> figures alone, by which networks of one
+      run are compared; None where there is no such comparison.
   """
 
   task: Callable[[Config, Recipe], Task]
   start: Callable[[Config, Start], Start]
   score: Callable[[TrainingSet, np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]
   report: Callable[[Prepared, dict[str, Any], Path, int, list[jax.Device]], Report]
+  compare: (
+    Callable[[Prepared, dict[str, Any], Dataset, int, list[jax.Device]], dict[str, float]] | None
+  ) = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +101,23 @@ def _report_network(
   return report_run(ready.cfg, ready.labelled, variables, ready.test, workdir, batch_size, devices)
 
 
+def _compare_networks(
+  ready: Prepared,
+  variables: dict[str, Any],
+  part: Dataset,
+  batch_size: int,
+  devices: list[jax.Device],
+) -> dict[str, float]:
+  labelled, model = ready.labelled, ready.cfg.model
+  return score_network(model, variables, part, labelled, batch_size, devices).means
+
+
 NETWORK = Method(
   task=lambda model, recipe: supervised_task(model, recipe),
   start=lambda model, start: start,
   score=lambda labelled, outputs, given: score_of(labelled, outputs, given).means,
   report=_report_network,
+  compare=_compare_networks,
 )
 
 
@@ -112,6 +129,8 @@ def check(cfg: SupervisedConfig) -> None:
     raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
   if cfg.data.weights:
     raise UsageError("--data.weights: a labelled set has one source; use --data.order importance")
+  if cfg.select.on and not cfg.loop.validate_every:
+    raise UsageError("--select: goes by validations; set --loop.validate_every, in epochs")
   if cfg.norm_momentum is not None and not 0 < cfg.norm_momentum <= 1:
     raise UsageError(f"--norm_momentum {cfg.norm_momentum:g}: it must be more than 0, at most 1")
   if cfg.teacher and cfg.distil.label_weight and cfg.augment.wave_mixup:

@@ -19,7 +19,7 @@ from experiments.supervised.pictures import draw_confusions
 from experiments.training.metrics import FILE as METRICS_FILE
 from experiments.training.metrics import write_json
 from experiments.training.pictures import loss_curve
-from mobile_jax.inference import tag
+from mobile_jax.inference import alone, tag
 from mobile_jax.network import Config
 from mobile_jax.weights.load import has_names, write_folder, write_model
 from pipelines import Dataset, evaluation_batches
@@ -127,10 +127,13 @@ def score_network(
 ) -> Scores:
   """The scores of a network on a whole data set, clip by clip as its configuration cuts them.
 
+  No clip depends on those beside it, whatever the front end's clamp.
+
   labelled: the set that the data set is a part of.
   batch_size: clips on each device at once. devices: of this process; None is all of them.
   """
   devices = jax.local_devices() if devices is None else devices
+  model = alone(model)
   if len(devices) > 1:  # XLA does not split the CPU's own kernels over devices
     model = model.with_compute(kernels="xla")
 

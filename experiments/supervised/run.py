@@ -21,20 +21,22 @@ from experiments.configs.supervised import SupervisedConfig
 from experiments.supervised.introduction import dry_run, introduction
 from experiments.supervised.prepare import Method, Prepared, check, prepare
 from experiments.supervised.report import folds_table
+from experiments.supervised.selected import averaged, report_selection
 from experiments.training import config_io, entry
 from experiments.training.cluster import join_cluster
 from experiments.training.entry import say, say_unusable, write_record
 from experiments.training.errors import UsageError
 from experiments.training.loop import train
 from experiments.training.memory import few_heaps
-from experiments.training.mesh import check_batch, make_mesh
+from experiments.training.mesh import check_batch, make_mesh, on_host
 from experiments.training.metrics import block
 from experiments.training.run import Interrupted, Outcome, Run
+from experiments.training.selection import FOLDER
 from experiments.training.startup import keep_programs
 from experiments.training.state import TrainState
 from experiments.training.unusable import Unusable
 from experiments.training.workdir import Workdir
-from pipelines import batches, evaluation_batches
+from pipelines import Dataset, batches, evaluation_batches
 from pipelines.ledger import Ledger
 from pipelines.sets import open_set
 
@@ -44,7 +46,6 @@ MAY_DIFFER = (
   "config.teacher",  # the fingerprint of what it holds is compared instead
   "config.teacher_ids",
   "config.augment.responses",  # as is that of the responses
-  "config.loop.validate_every",
 )
 
 
@@ -118,7 +119,8 @@ def _train(
     validation=functools.partial(_validation_batches, ready) if loop.validate_every else None,
     record=config_io.to_dict(cfg),
     data=ready.fingerprint,
-    may_differ=MAY_DIFFER,
+    # Validations move nothing, except where they choose states.
+    may_differ=MAY_DIFFER if cfg.select.on else (*MAY_DIFFER, "config.loop.validate_every"),
     clip_seconds=cfg.data.crop_seconds,
     unusable=Unusable(workdir, ledger, skipped),
     still_there=place.check,
@@ -126,6 +128,7 @@ def _train(
     prog=prog,
     start=ready.start,
     score=functools.partial(ready.method.score, ready.labelled),
+    select=cfg.select,
   )
   began = time.monotonic()
   try:
@@ -164,12 +167,14 @@ def _before(ready: Prepared, workdir: Path, state: TrainState, new: bool) -> Non
 
 def _finish(ready: Prepared, mesh: Mesh, outcome: Outcome, workdir: Path, began: float) -> None:
   """Exports the network, scores it on the test part, draws, and sums up."""
-  params = outcome.state.params if outcome.state.ema is None else outcome.state.ema
-  variables = entry.on_host({"params": params, **outcome.state.model_state})
+  state = outcome.state
+  params = state.params if state.ema is None else state.ema
+  tree = on_host({"params": params, "model_state": state.model_state})
   if jax.process_index() == 0:
-    figures = entry.run_figures(outcome, ready.epochs.steps, began, workdir)
+    # A run that ended early has fewer steps than it might have had.
+    figures = entry.run_figures(outcome, int(jax.device_get(state.step)), began, workdir)
     figures = {"epochs": ready.cfg.loop.epochs, **figures}
-    _report(ready, mesh, variables, figures, workdir)
+    _report(ready, mesh, tree, outcome, figures, workdir)
   if jax.process_count() > 1:  # nobody leaves before the report is written
     multihost_utils.sync_global_devices("report")
 
@@ -177,15 +182,38 @@ def _finish(ready: Prepared, mesh: Mesh, outcome: Outcome, workdir: Path, began:
 def _report(
   ready: Prepared,
   mesh: Mesh,
-  variables: dict[str, Any],
+  tree: dict[str, Any],
+  outcome: Outcome,
   figures: dict[str, Any],
   workdir: Path,
 ) -> None:
+  select, method = ready.cfg.select, ready.method
+  chosen = None
+  if select.average and outcome.best:  # without a finite figure the last state is all there is
+    chosen = averaged(workdir / FOLDER, outcome.best, tree)
+    tree = chosen.mean
   # A device has room for its share of a batch.
   size = max(1, ready.cfg.loop.batch_size // mesh.size)
   devices = list(mesh.local_devices)
-  found = ready.method.report(ready, variables, workdir, size, devices)
-  summary = {**figures, **found.summary}
+  found = method.report(ready, _variables(tree), workdir, size, devices)
+  summary, tables = {**figures, **found.summary}, [found.table]
+  if chosen is not None:
+
+    def figures_of(part: Dataset, tree: dict[str, Any]) -> dict[str, float]:
+      return method.compare(ready, _variables(tree), part, size, devices) if method.compare else {}
+
+    parts = {"validation": ready.held_out} if ready.held_out is not ready.test else {}
+    scores = {
+      name: functools.partial(figures_of, part)
+      for name, part in (parts | {"test": ready.test}).items()
+    }
+    more, table = report_selection(select, chosen, figures["steps"], scores, workdir)
+    summary, tables = {**summary, **more}, [*tables, table]
   write_record(workdir / entry.SUMMARY, summary)
   say("\n" + block(summary))
-  say("\n" + found.table)
+  for table in tables:
+    say("\n" + table)
+
+
+def _variables(tree: dict[str, Any]) -> dict[str, Any]:
+  return {"params": tree["params"], **tree["model_state"]}

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from experiments.training.metrics import write_json
@@ -116,13 +115,6 @@ def _pace_of(path: Path) -> dict[str, Any]:
   old = json.loads(path.read_text(encoding="utf-8"))
   names = ("resumed_at", "clips_per_second", "idle_share", "seconds", "seconds_to_first_step")
   return {name: old[name] for name in names if name in old}
-
-
-def on_host(tree: Any) -> Any:
-  """Numpy copies of arrays that may be spread over devices and hosts."""
-  if jax.process_count() > 1:
-    return multihost_utils.process_allgather(tree, tiled=True)
-  return jax.device_get(tree)
 
 
 def write_record(path: Path, content: Any) -> None:

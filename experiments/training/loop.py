@@ -2,7 +2,8 @@
 
     batch n (pure in seed, n) -> step -> state n+1      metrics of n are read while n+1 is running
                                            |-> every `save_every`: checkpoint, asynchronously
-                                           |-> every `validate_every`: loss on held-out clips
+                                           |-> every `validate_every`: loss on held-out clips, by
+                                               which a run may end early (`selection`)
 
 The loop knows no model: it drives a `Task`. Host and device meet in `to_device` and in `Late`
 alone; everything else runs under a transfer guard that makes a hidden copy fail.
@@ -27,10 +28,12 @@ from experiments.training.checkpoint_record import CheckpointError, reason_of
 from experiments.training.cluster import PEER_LOST, leave
 from experiments.training.errors import RunError
 from experiments.training.memory import hand_back
-from experiments.training.mesh import batch_hosts, batch_sharding, check_batch
+from experiments.training.mesh import batch_hosts, batch_sharding, check_batch, on_host
 from experiments.training.metrics import Late, MetricsWriter
+from experiments.training.paths import leaves_by_path
 from experiments.training.progress import Chrono, ProgressLine, line
 from experiments.training.run import Interrupted, Outcome, Run
+from experiments.training.selection import FOLDER, Selection, due_steps
 from experiments.training.startup import process_seconds
 from experiments.training.state import TrainState, begin_with, init_state, restore_target
 from experiments.training.step import compile_eval_step, compile_train_step
@@ -83,7 +86,9 @@ def train(run: Run, on_start: Callable[[TrainState, bool], None] | None = None) 
     if not new:
       run.unusable.resume()
       progress.message(f"resuming after step {start} of {cfg.steps}")
-    return _Loop(run, checkpoints, writer, progress, state, start).go()
+    due = due_steps(cfg.validate_every, cfg.steps, start)
+    selection = Selection(run.workdir / FOLDER, run.select, start, due, main_process)
+    return _Loop(run, checkpoints, writer, progress, selection, state, start).go()
 
 
 @contextlib.contextmanager
@@ -105,11 +110,13 @@ class _Loop:
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: ProgressLine,
+    selection: Selection,
     state: TrainState,
     start: int,
   ):
     self.run, self.cfg, self.start = run, run.cfg, start
     self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
+    self.selection = selection
     self.state, self.step = state, start
     self.late = Late()
     self.latest: dict[str, float] = {}
@@ -149,11 +156,11 @@ class _Loop:
 
   def _go(self) -> Outcome:
     steps = self.cfg.steps
-    left = max(steps - self.start, 0)
+    left = 0 if self.selection.stopped else max(steps - self.start, 0)
     batches = self.run.batches(self.start, left, self.host, self.hosts)
     with batches, _signals() as stop:
       starting = 0.0
-      while self.step < steps:
+      while self.step < steps and not self.selection.stopped:
         if self.step == self.start:  # the reader's threads begin now: no device could have worked
           with self.chrono.park("start"):
             batch = next(batches)
@@ -166,12 +173,12 @@ class _Loop:
         self.progress.update(line(self.chrono.speed(), self.latest))
         if _due(self.step, self.cfg.validate_every, steps) and self.run.validation:
           self._validate()
-        if _due(self.step, self.cfg.save_every, steps):
+        if self.selection.stopped or _due(self.step, self.cfg.save_every, steps):
           self._save()
         if self._asked_to_stop(stop):
           self._save(wait=True)
           raise Interrupted(self.step, stop.number or signal.SIGTERM)
-    if self.start >= steps and self.run.validation:
+    if not left and self.run.validation:
       self._validate(write=False)
     return self._outcome()
 
@@ -254,6 +261,21 @@ class _Loop:
           f"step {self.step}: validation loss {means['loss']:.4f}{more} on {rows:.0f} held-out "
           "clips"
         )
+        self._select()
+
+  def _select(self) -> None:
+    """Keeps the state of this validation if it is one of the best, and says if the run ends."""
+    better = self.selection.note(self.step, self.validation)
+    with self._failures(self.step):
+      self.selection.write(self._variables() if better else None, self.checkpoints.steps)
+    if self.selection.stopped:
+      self.progress.message(f"step {self.step}: {self.selection.verdict}; the run ends here")
+
+  def _variables(self) -> dict[str, np.ndarray]:
+    """What a network of this state is made of, by path, on the host."""
+    params = self.state.params if self.state.ema is None else self.state.ema
+    tree = {"params": params, "model_state": self.state.model_state}
+    return leaves_by_path(on_host(tree))
 
   def _score(self, collected: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """The run's own figures over all validation clips, without padding."""
@@ -284,7 +306,8 @@ class _Loop:
     last: nothing comes after that could make up for it.
     """
     alone = jax.process_count() == 1  # the others would wait for a checkpoint that never completes
-    may = self.cfg.failed_save == "go_on" and alone and not last and step < self.cfg.steps
+    last = last or step >= self.cfg.steps or self.selection.stopped
+    may = self.cfg.failed_save == "go_on" and alone and not last
     try:
       yield
     except OSError as error:  # CheckpointError among them
@@ -309,6 +332,7 @@ class _Loop:
   def _outcome(self) -> Outcome:
     self._read(self.late.flush())
     self.checkpoints.wait()
+    self.selection.sweep(self.checkpoints.steps)
     self.run.unusable.write()
     speed = self.chrono.speed()
     return Outcome(
@@ -322,6 +346,7 @@ class _Loop:
       start_seconds=self.start_seconds,
       skipped=int(jax.device_get(self.state.skipped)),
       bad_recordings=self.run.unusable.all(),
+      best=self.selection.best,
     )
 
 

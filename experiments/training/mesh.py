@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.errors import UsageError
@@ -241,3 +241,10 @@ def format_table(table: Tree) -> str:
 def _show(spec: PartitionSpec) -> str:
   parts = ["+".join(_tuple(e)) if e is not None else "-" for e in spec]
   return ", ".join(parts) if parts else "replicated"
+
+
+def on_host(tree: Any) -> Any:
+  """Numpy copies of arrays that may be spread over devices and hosts."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)

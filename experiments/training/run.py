@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from experiments.training.errors import UsageError
 from experiments.training.optim import Optimiser
+from experiments.training.selection import Check, SelectConfig
 from experiments.training.state import TrainState
 from experiments.training.task import Task
 from experiments.training.unusable import Unusable
@@ -81,6 +82,7 @@ class Run:
     unusable: recordings that cannot be used, which the loop names and lists.
     still_there: raises RunError where the folder has vanished.
     young: the record of a run with every default, for checkpoints older than a field of it.
+    select: when the run ends early, and which of its states are kept in the folder `best`.
   """
 
   task: Task
@@ -100,6 +102,7 @@ class Run:
   score: Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]] | None = None
   still_there: Callable[[], None] = lambda: None
   young: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  select: SelectConfig = dataclasses.field(default_factory=SelectConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Outcome:
   """How a run ended: its state, where it began, and its last figures.
 
   validation: the figures of the last validation.
+  best: the validations of the best states, best first, as `Run.select` has it.
   start_seconds: from the start of the process to the end of its first step; 0 without a step.
   """
 
@@ -120,3 +124,4 @@ class Outcome:
   start_seconds: float
   skipped: int
   bad_recordings: tuple[tuple[str, str], ...]
+  best: tuple[Check, ...] = ()

@@ -10,14 +10,14 @@ report.md, classes.csv), a loss curve and, where clips have one class, a confusi
 
 from __future__ import annotations
 
-from experiments.configs import finetune, scenes
+from experiments.configs import finetune, scenes, taggers
 from experiments.supervised.run import run
 from experiments.training import cli
 
 if __name__ == "__main__":
   cli.run_main(
     run,
-    {**finetune.EXPERIMENTS, **scenes.FINETUNE},
+    {**finetune.EXPERIMENTS, **scenes.FINETUNE, **taggers.FINETUNE},
     prog="finetune",
     description="Trains and fine-tunes on a labelled set; resumes by itself.",
   )

@@ -7,7 +7,8 @@ import math
 from pipelines.errors import DataError
 
 CROPS = ("sequential", "random", "single", "first")
-ORDERS = ("global", "shards", "importance")
+ORDERS = ("global", "shards", "importance", "balanced")
+BY_LABELS = ("importance", "balanced")
 CACHES = ("none", "memory")
 
 
@@ -33,7 +34,8 @@ class DataConfig:
   # "first": the first of each recording
   crop: str = "sequential"
   # "global": a permutation of all clips; "shards": shards are permuted, each is read through;
-  # "importance": each epoch draws clips without replacement, those of rare classes more often
+  # "importance": each epoch draws clips without replacement, those of rare classes more often;
+  # "balanced": each epoch draws as many clips as there are, every class equally often
   order: str = "global"
   # clips that an epoch draws under order "importance"
   samples_per_epoch: int = 100_000
@@ -73,9 +75,9 @@ class DataConfig:
       )
     for name, choices in (("crop", CROPS), ("order", ORDERS), ("cache", CACHES)):
       _check_choice(name, getattr(self, name), choices)
-    if self.order == "importance" and self.weights:
+    if self.order in BY_LABELS and self.weights:
       raise DataError(
-        "data.order 'importance' weighs every clip by its labels; leave data.weights empty"
+        f"data.order {self.order!r} weighs every clip by its labels; leave data.weights empty"
       )
     if self.samples_per_epoch < 1:
       raise DataError(f"data.samples_per_epoch is {self.samples_per_epoch}; give at least 1")

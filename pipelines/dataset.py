@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines import crops, importance
+from pipelines import balance, crops, importance
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
 from pipelines.ledger import Ledger
@@ -204,6 +204,9 @@ class Dataset:
         raise DataError("data.order 'importance' draws clips with labels, and none has any")
       draw = functools.partial(importance.weighted_draw, self._importance, count, seed)
       return Order(sizes, seed=seed, draw=draw, drawn=count)
+    if self.cfg.order == "balanced":
+      every = balance.Balanced(self._by_class, len(self), seed)
+      return Order(sizes, seed=seed, draw=every, drawn=len(self))
     shards = None
     if self.cfg.order == "shards":
       shards = tuple(self._shard_sizes(i) for i in range(len(self.sources)))
@@ -212,9 +215,19 @@ class Dataset:
   @functools.cached_property
   def _importance(self) -> np.ndarray:
     """Weight f64[len] of every clip, by how rare its classes are among all clips."""
+    self._need_labels()
+    return importance.weights_in_parts(self._marked, len(self), len(self.classes or ()))
+
+  @functools.cached_property
+  def _by_class(self) -> tuple[np.ndarray, np.ndarray]:
+    """(clips, classes) of every label, class after class."""
+    self._need_labels()
+    return balance.clips_by_class(self._marked, len(self))
+
+  def _need_labels(self) -> None:
     if self.classes is None:
-      raise DataError("data.order 'importance' goes by labels, and no source has any; use 'global'")
-    return importance.weights_in_parts(self._marked, len(self), len(self.classes))
+      order = self.cfg.order
+      raise DataError(f"data.order {order!r} goes by labels, and no source has any; use 'global'")
 
   def _marked(self, examples: np.ndarray) -> np.ndarray:
     """0 or 1 for each class of clips: f32[b, classes]."""

@@ -5,6 +5,7 @@ A batch row is turned into a clip in three closed-form stages:
   (step, row) -> (lane, place)         order="global" has one lane, "shards" gives rows to lanes
   (lane, place) -> (source, ordinal)   weighted mixing; without weights all sources are one pool
   (lane, ordinal) -> (epoch, clip)     a permutation per epoch, or shards read through, or a draw
+                                       by labels (`importance`, `balance`)
 
 Nothing depends on the number of hosts. The hash and the permutation are our own and frozen for
 ever: a run of years must resume with the same data although NumPy and TensorFlow change their
@@ -113,7 +114,8 @@ class Order:
     weights: mixing weights, or () to join the sources into one pool.
     shards: for order="shards", the clips of each shard of each source; they sum to sizes.
     seed: any integer.
-    draw: for order="importance": epoch -> the clips i64[drawn] of that epoch, in their order.
+    draw: for the orders that go by labels: epoch -> the clips of that epoch, integers [drawn], in
+      their order.
     drawn: how many these are; 0 without `draw`.
   """
 

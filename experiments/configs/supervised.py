@@ -30,7 +30,7 @@ class EpochLoopConfig:
   log_every: int = 20  # steps; metrics are written every so many
   # epochs, or a part of one; loss and scores on the validation or test part, and at the end
   validate_every: float = 1
-  save_every: int = 1  # epochs; a checkpoint, and at the end
+  save_every: float = 1  # epochs, or a part of one; a checkpoint, and at the end
   keep: int = 1  # latest checkpoints that stay
   keep_best: int = 0  # checkpoints with the lowest validation loss that stay besides
   # batches in a row without a finite loss, gradient and update before the run gives up
@@ -44,8 +44,9 @@ class EpochLoopConfig:
     for field in ("epochs", "batch_size"):
       if getattr(self, field) < 1:
         raise UsageError(f"--loop.{field} {getattr(self, field)}: it must be at least 1")
-    if not 0 <= self.validate_every < math.inf:
-      raise UsageError(f"--loop.validate_every {self.validate_every:g}: it must be 0 (off) or more")
+    for field in ("validate_every", "save_every"):
+      if not 0 <= getattr(self, field) < math.inf:
+        raise UsageError(f"--loop.{field} {getattr(self, field)}: it must be 0 (off) or more")
     self.in_steps(1, 1)
 
   def in_steps(self, steps: int, clips: int) -> LoopConfig:
@@ -89,8 +90,8 @@ class SupervisedConfig:
   teacher: str = ""  # logits to distil from: a folder of ours, or the authors' .npy or .pt
   teacher_ids: str = ""  # of a .npy or .pt: the dictionary from ids to rows (.pkl), or meta.csv
   model: Config = SIZES["mn10"]
-  # `source` is one NAME=PATH of audioset, openmic, fsd50k, esc50, esc10, dcase20, tau22,
-  # tau22_joined, spoken_digits, folder or table
+  # `source` is one NAME=PATH of audioset, audioset_weak, audioset_balanced, openmic, fsd50k, esc50,
+  # esc10, dcase20, tau22, tau22_joined, spoken_digits, folder or table
   data: DataConfig = DataConfig(source=NO_SOURCE, sample_rate=SAMPLE_RATE, crop="single")
   augment: AugmentConfig = AugmentConfig()
   distil: DistilConfig = DistilConfig()

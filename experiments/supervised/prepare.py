@@ -30,6 +30,7 @@ from mobile_jax.families import Config
 from pipelines import Dataset
 from pipelines.impulse_response import Responses, read_responses
 from pipelines.ledger import Ledger
+from pipelines.mel import MelConfig
 from pipelines.sets import TrainingSet, open_set
 from pipelines.teacher import Teacher, open_teacher
 
@@ -128,11 +129,23 @@ def check(cfg: SupervisedConfig) -> None:
   if not cfg.dry_run and not cfg.workdir:
     raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
   if cfg.data.weights:
-    raise UsageError("--data.weights: a labelled set has one source; use --data.order importance")
+    raise UsageError(
+      "--data.weights: a labelled set has one source; use --data.order importance or balanced"
+    )
+  if (cfg.augment.freq_mask or cfg.augment.time_mask) and not isinstance(cfg.model.mel, MelConfig):
+    raise UsageError(
+      "--augment.freq_mask, --augment.time_mask: are of front ends in decibels; this network has "
+      "--model.mel.freq_mask and --model.mel.time_mask"
+    )
   if cfg.select.on and not cfg.loop.validate_every:
     raise UsageError("--select: goes by validations; set --loop.validate_every, in epochs")
   if cfg.norm_momentum is not None and not 0 < cfg.norm_momentum <= 1:
     raise UsageError(f"--norm_momentum {cfg.norm_momentum:g}: it must be more than 0, at most 1")
+  if cfg.teacher and cfg.distil.label_weight and cfg.augment.pairs != "off":
+    raise UsageError(
+      "--teacher: stored logits are of single clips; set --augment.pairs off and mix with "
+      "--augment.mixup"
+    )
   if cfg.teacher and cfg.distil.label_weight and cfg.augment.wave_mixup:
     raise UsageError(
       "--teacher: stored logits are of waves that were not mixed; set --augment.wave_mixup 0"

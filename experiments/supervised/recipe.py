@@ -1,18 +1,25 @@
 """What happens to a clip on its way into the loss, as settings. Off is 0 throughout.
 
-Source: reference text of MN and DyMN, sections 5.4 and 10.
+Source: reference text of MN and DyMN, sections 5.4 and 10; of the weakly supervised taggers,
+section 3, for pairs, `half_waves` and masks in decibels.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Literal
 
 from experiments.training.errors import UsageError
 from mobile_jax.losses import MeanOver, Partner
 from pipelines.impulse_response import Of
-from pipelines.mixing import WAVE_SHARE
+from pipelines.mixing import PAIR_ALPHA, WAVE_SHARE
 from pipelines.mixstyle import ALPHA
+from pipelines.spec_masks import FILL
 from pipelines.wave_augment import GAIN_DECIBELS, ROLL_SAMPLES
+
+# What clips 0 and 1, 2 and 3 and so on of a batch are made one of, which halves the batch.
+Pairs = Literal["off", "wave", "spectrum"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +38,38 @@ class AugmentConfig:
   gain: int = GAIN_DECIBELS  # decibels up or down, whole numbers
   roll: int = ROLL_SAMPLES  # samples forward or back, around the end
   wave_mixup: float = WAVE_SHARE  # share of the clips whose waves are mixed
+  # mixup by pairs, which halves the batch: of waves, as the weakly supervised taggers are released,
+  # or of log-mels ("spectrum"), as in their paper; takes the place of every other mixing
+  pairs: Pairs = "off"
+  pair_alpha: float = PAIR_ALPHA  # of Beta(alpha, alpha), the share of a pair's first clip
+  # probability of each of polarity, gain of -18 to 6 dB and a roll by up to half of the clip
+  half_waves: float = 0.0
   perturb: bool = True  # draw the front end's band anew for every batch, and its masks
   mixup: float = 0.3  # alpha of Beta(alpha, alpha), of the log-mels
+  # masks on log-mels in decibels, one pair for the batch; other front ends have theirs in model.mel
+  freq_mask: int = 0  # bands at most, of mixed clips too
+  time_mask: int = 0  # frames at most
+  mask_fill: float = FILL  # decibels that hidden cells hold: 0 is loud, as released
   mixstyle: float = 0.0  # probability of a batch; above 0 it takes the place of mixup
   mixstyle_alpha: float = ALPHA  # of Beta(alpha, alpha), the share of a clip's own statistics
 
   def __post_init__(self):
-    for name, high in (("wave_mixup", 1.0), ("mixstyle", 1.0), ("response_p", 1.0)):
-      if not 0 <= getattr(self, name) <= high:
-        raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be from 0 to {high:g}")
-    for name in ("gain", "roll", "mixup"):
+    for name in ("wave_mixup", "mixstyle", "response_p", "half_waves"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be from 0 to 1")
+    for name in ("gain", "roll", "mixup", "freq_mask", "time_mask"):
       if getattr(self, name) < 0:
         raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be 0 (off) or more")
-    if not self.mixstyle_alpha > 0:
-      raise UsageError(f"--augment.mixstyle_alpha {self.mixstyle_alpha}: it must be more than 0")
+    for name in ("mixstyle_alpha", "pair_alpha"):
+      if not getattr(self, name) > 0:
+        raise UsageError(f"--augment.{name} {getattr(self, name)}: it must be more than 0")
+    if not math.isfinite(self.mask_fill):
+      raise UsageError(f"--augment.mask_fill {self.mask_fill}: give decibels, such as 0 or -100")
+    others = [name for name in ("wave_mixup", "mixup", "mixstyle") if getattr(self, name)]
+    if self.pairs != "off" and others:
+      raise UsageError(
+        f"--augment.pairs {self.pairs}: mixes clips by itself; set --augment.{others[0]} 0"
+      )
 
 
 NO_AUGMENT = AugmentConfig(gain=0, roll=0, wave_mixup=0.0, perturb=False, mixup=0.0)

@@ -1,10 +1,13 @@
 """Tagging and scene classification as a `Task`: waves and labels in, a loss out.
 
     wave f32[b, s] -> other microphones, gain, roll, wave mixup -> log-mel f32[b, f, frames]
-                   -> mixup or MixStyle -> network -> logits f32[b, k]
+                   -> mixup or MixStyle, masks -> network -> logits f32[b, k]
                    -> loss against labels, and against a teacher
 
-Source: reference text of MN and DyMN, section 10; of the scene models, section 5.
+Where clips are mixed by pairs (`pairs`), b is half as many from there on.
+
+Source: reference text of MN and DyMN, section 10; of the scene models, section 5; of the weakly
+supervised taggers, section 3.
 """
 
 from __future__ import annotations
@@ -29,14 +32,26 @@ from mobile_jax.network import Config, infer, init_variables, train_outputs
 from mobile_jax.passt_config import PaSSTConfig
 from pipelines.impulse_response import Responses
 from pipelines.kaldi_mel import KaldiMelConfig, perturbed_log_mel
-from pipelines.mixing import draw_mixing, draw_wave_mixing, mix, mix_waves
+from pipelines.mixing import (
+  draw_mixing,
+  draw_pair_mixing,
+  draw_wave_mixing,
+  mix,
+  mix_pairs,
+  mix_waves,
+)
 from pipelines.mixstyle import draw_mixstyle, mixstyle
 from pipelines.sets import Objective
-from pipelines.wave_augment import draw_gain, draw_shift, roll
+from pipelines.spec_masks import spec_masks
+from pipelines.wave_augment import augment_half, draw_gain, draw_shift, roll
 
 # Small enough to be whole on every device.
 PARAM_AXES = ((r"", ()),)
-_DRAWS = ("gain", "roll", "wave_mixup", "band", "mixup", "mixstyle", "dropout", "response")
+# Keys by number: what is added goes to the end, so that all before it draw what they always drew.
+_DRAWS = (
+  *("gain", "roll", "wave_mixup", "band", "mixup", "mixstyle", "dropout", "response"),
+  *("pairs", "half_waves", "masks"),
+)
 
 
 class Labels(NamedTuple):
@@ -148,11 +163,18 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
     share, partner = draw_wave_mixing(keys["wave_mixup"], rows, cfg.wave_mixup)
     wave = mix_waves(wave, share, partner)
     labels = mixed_labels(labels, share, partner)
+  if cfg.pairs == "wave":
+    wave, labels = _paired(wave, labels, keys["pairs"], cfg.pair_alpha)
+  if cfg.half_waves:
+    wave = augment_half(wave, keys["half_waves"], cfg.half_waves)
   labels = decided(labels)
   if cfg.perturb and isinstance(model.mel, KaldiMelConfig):  # no other front end has such a band
     log_mel = perturbed_log_mel(wave, model.mel, keys["band"])
   else:
     log_mel = inference.log_mel(model, wave)
+  if cfg.pairs == "spectrum":
+    log_mel, labels = _paired(log_mel, labels, keys["pairs"], cfg.pair_alpha)
+  rows = log_mel.shape[0]
   if cfg.mixstyle:
     used, share, partner = draw_mixstyle(keys["mixstyle"], rows, cfg.mixstyle, cfg.mixstyle_alpha)
     log_mel = jnp.where(used, mixstyle(log_mel, share, partner), log_mel)
@@ -160,6 +182,9 @@ def augmented(model: Config, recipe: Recipe, batch: Batch, key: jax.Array) -> In
   else:
     share, partner = draw_mixing(keys["mixup"], rows, cfg.mixup)
     log_mel = mix(log_mel, share, partner) if cfg.mixup else log_mel
+  if cfg.freq_mask or cfg.time_mask:
+    widths = cfg.freq_mask, cfg.time_mask
+    log_mel = spec_masks(log_mel, keys["masks"], *widths, sharing="batch", fill=cfg.mask_fill)
   targets = mix(labels.targets, share, partner)
   return Inputs(log_mel, labels._replace(targets=targets), share, partner)
 
@@ -188,6 +213,26 @@ def mixed_labels(labels: Labels, share: Float[Array, " b"], partner: Int[Array, 
   mixed = mix(targets * judged, share, partner)
   both = jnp.where(share[:, None] < 1, jnp.maximum(judged, judged[partner]), judged)
   return labels._replace(targets=mixed, judged=both)
+
+
+def _paired(
+  x: Float[Array, "b ..."], labels: Labels, key: jax.Array, alpha: float
+) -> tuple[Float[Array, "rows ..."], Labels]:
+  """Clips mixed by pairs, and their labels."""
+  share = draw_pair_mixing(key, x.shape[0], alpha)
+  return mix_pairs(x, share), paired_labels(labels, share)
+
+
+def paired_labels(labels: Labels, share: Float[Array, " pairs"]) -> Labels:
+  """Labels of clips mixed by pairs; as with `mixed_labels`, what either clip's listeners judged is
+  judged. A pair with an unknown clip is unknown.
+  """
+  targets, judged, known = labels
+  if len(known) % 2:
+    return labels
+  if judged is not None:
+    targets, judged = targets * judged, jnp.maximum(judged[::2], judged[1::2])
+  return Labels(mix_pairs(targets, share), judged, known[::2] & known[1::2])
 
 
 def _train_loss(

@@ -116,7 +116,7 @@ class _Loop:
   ):
     self.run, self.cfg, self.start = run, run.cfg, start
     self.checkpoints, self.writer, self.progress = checkpoints, writer, progress
-    self.selection = selection
+    self.selection, self.saving = selection, start  # the step of the newest save, perhaps under way
     self.state, self.step = state, start
     self.late = Late()
     self.latest: dict[str, float] = {}
@@ -267,7 +267,8 @@ class _Loop:
     """Keeps the state of this validation if it is one of the best, and says if the run ends."""
     better = self.selection.note(self.step, self.validation)
     with self._failures(self.step):
-      self.selection.write(self._variables() if better else None, self.checkpoints.steps)
+      points = [*self.checkpoints.steps, self.saving]
+      self.selection.write(self._variables() if better else None, points)
     if self.selection.stopped:
       self.progress.message(f"step {self.step}: {self.selection.verdict}; the run ends here")
 
@@ -294,6 +295,7 @@ class _Loop:
       self.run.still_there()
       known = {"loss": self.validation["loss"]} if self.validation else None
       fresh = _due(self.step, self.cfg.validate_every, self.cfg.steps)
+      self.saving = self.step
       with self._failures(self.step, last=wait):
         self.run.unusable.write()
         self.checkpoints.save(self.state, known if fresh else None, wait=wait)

@@ -13,11 +13,13 @@ from pipelines.sets.esc import esc10, esc50
 from pipelines.sets.openmic import openmic
 from pipelines.sets.own import folder, table
 from pipelines.sets.spoken_digits import spoken_digits
-from pipelines.sets.tagged import audioset, fsd50k
+from pipelines.sets.tagged import audioset, audioset_balanced, audioset_weak, fsd50k
 from pipelines.sets.tau22 import tau22, tau22_joined
 
 SETS: dict[str, Callable[[str, DataConfig, str], TrainingSet]] = {
   "audioset": audioset,
+  "audioset_weak": audioset_weak,
+  "audioset_balanced": audioset_balanced,
   "openmic": openmic,
   "fsd50k": fsd50k,
   "esc50": esc50,

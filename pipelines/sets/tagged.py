@@ -3,10 +3,13 @@
     audioset=FOLDER   {balanced_train,unbalanced_train,eval}_segments_mp3.hdf; or for each of the
                       three {part}_segments.csv as published, with the audio in {part}_segments/,
                       a folder of files or of shards; class_labels_indices.csv
+    audioset_weak=FOLDER, audioset_balanced=FOLDER
+                      the same, trained on as the weakly supervised taggers are
     fsd50k=FOLDER     FSD50K.{train,val,eval}_mp3.hdf; or FSD50K.ground_truth/ with dev.csv,
                       eval.csv and vocabulary.csv, and FSD50K.{dev,eval}_audio/
 
-Source: reference text of MN and DyMN, section 11, and the publishers' own pages.
+Source: reference text of MN and DyMN, section 11; of the weakly supervised taggers, section 3; and
+the publishers' own pages.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pipelines import targets as tables
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
 from pipelines.sets.base import (
+  Objective,
   TrainingSet,
   every_id,
   folder_of,
@@ -46,10 +50,45 @@ def audioset(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   A folder that lacks one of the training sets is trained on with the other alone.
   """
   one_split(fold, "audioset")
+  return TrainingSet("audioset", *_audioset(path, _AUDIOSET["train"], cfg), SECONDS)
+
+
+def audioset_weak(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
+  """The same, validated on the balanced training set, which is trained on too.
+
+  So states are chosen by clips that they were trained on, as in the paper, and none by those of the
+  evaluation set.
+  """
+  one_split(fold, "audioset_weak")
+  return _validated_on_balanced("audioset_weak", path, _AUDIOSET["train"], cfg)
+
+
+def audioset_balanced(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
+  """`audioset_weak` without the unbalanced set: trained and validated on the balanced one alone."""
+  one_split(fold, "audioset_balanced")
+  return _validated_on_balanced("audioset_balanced", path, _AUDIOSET["train"][:1], cfg)
+
+
+def _validated_on_balanced(
+  name: str, path: str, train: tuple[str, ...], cfg: DataConfig
+) -> TrainingSet:
+  classes, objective, parts = _audioset(path, train, cfg)
+  if len(parts["train"]) < len(train):
+    raise DataError(
+      f"{name}: {path!r} lacks one of {', '.join(f'{part}_segments' for part in train)}; "
+      "audioset_balanced needs the balanced set alone, and audioset takes either"
+    )
+  return TrainingSet(name, classes, objective, {**parts, "validation": parts["train"][:1]}, SECONDS)
+
+
+def _audioset(
+  path: str, train: tuple[str, ...], cfg: DataConfig
+) -> tuple[tuple[str, ...], Objective, dict[str, tuple[Source, ...]]]:
+  """(classes, objective, parts) of AudioSet, trained on those of these lists that are there."""
   folder = folder_of(path, "audioset", "*_segments_mp3.hdf, or *_segments.csv with their audio")
   mids, classes = _class_list(folder / CLASS_LIST)
   parts: dict[str, tuple[Source, ...]] = {}
-  for part, names in _AUDIOSET.items():
+  for part, names in {**_AUDIOSET, "train": train}.items():
     found = [s for name in names if (s := _segments(folder, name, mids, classes, cfg)) is not None]
     if not found:
       raise DataError(
@@ -57,7 +96,7 @@ def audioset(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
         f"{names[0]}_segments.csv with {names[0]}_segments/"
       )
     parts[part] = tuple(found)
-  return TrainingSet("audioset", classes, "tags", parts, SECONDS)
+  return classes, "tags", parts
 
 
 def fsd50k(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:

@@ -22,12 +22,13 @@ from experiments.configs.supervised import EpochLoopConfig, SupervisedConfig
 from experiments.inspection.pictures import draw_relus, mapping_density
 from experiments.supervised import run as module
 from experiments.supervised.prepare import prepare
-from experiments.supervised.recipe import AugmentConfig, DistilConfig
+from experiments.supervised.recipe import NO_AUGMENT, AugmentConfig, DistilConfig
 from experiments.supervised.run import run
 from experiments.teaching.store import LogitStore
 from experiments.training.epoch_factor import EpochFactor
 from experiments.training.errors import UsageError
 from experiments.training.metrics import read_metrics
+from experiments.training.selection import SelectConfig, mean_state, read_state
 from experiments.write_logits import WriteLogitsConfig
 from experiments.write_logits import main as write_logits
 from mobile_jax import config, load_model, named, read_model
@@ -113,40 +114,83 @@ def test_a_run_leaves_the_network_its_scores_and_pictures(finished, audio):
   assert tag(variables, jnp.asarray(wave)[None, :6_400])[0].shape == (1, 2)
 
 
+def stopping_at(at, original):
+  """The function of batches, with a SIGTERM before the batch of step `at`."""
+
+  def batches(*args, **how):
+    inner = original(*args, **how)
+    step = how["start_step"]
+
+    class Iterator:
+      wait_seconds = 0.0
+
+      def __enter__(self):
+        return self
+
+      def __exit__(self, *exception):
+        inner.close()
+
+      def __next__(self):
+        nonlocal step
+        if step == at:
+          os.kill(os.getpid(), signal.SIGTERM)
+        step += 1
+        return next(inner)
+
+    return Iterator()
+
+  return batches
+
+
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, audio, tmp_path, monkeypatch):
-  def stopping(original):
-    def batches(*args, **how):
-      inner = original(*args, **how)
-      step = how["start_step"]
-
-      class Iterator:
-        wait_seconds = 0.0
-
-        def __enter__(self):
-          return self
-
-        def __exit__(self, *exception):
-          inner.close()
-
-        def __next__(self):
-          nonlocal step
-          if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-          step += 1
-          return next(inner)
-
-      return Iterator()
-
-    return batches
-
   cfg = configured(audio, tmp_path / "stopped")
   with monkeypatch.context() as patch:
-    patch.setattr(module, "batches", stopping(module.batches))
+    patch.setattr(module, "batches", stopping_at(4, module.batches))
     assert run(cfg) == 128 + signal.SIGTERM
   assert run(cfg) == 0
   assert rows(tmp_path / "stopped") == rows(finished)
   whole, resumed = exported(finished), exported(tmp_path / "stopped")
   assert all(whole[name].tobytes() == resumed[name].tobytes() for name in whole)
+
+
+def test_the_mean_of_the_best_states_is_the_same_after_a_stop(audio, tmp_path, monkeypatch, capsys):
+  """Classes drawn equally often, a validation every step; the run ends when nothing gets better."""
+  runs = {}
+  for name in ("whole", "stopped"):
+    cfg = configured(audio, tmp_path / name, select=SelectConfig("accuracy", 3, 2))
+    cfg = replace(cfg, data=replace(cfg.data, order="balanced"))
+    cfg = replace(cfg, loop=replace(cfg.loop, validate_every=0.4, save_every=1, keep=1))
+    if name == "stopped":
+      with monkeypatch.context() as patch:
+        patch.setattr(module, "batches", stopping_at(2, module.batches))
+        assert run(cfg) == 128 + signal.SIGTERM
+    assert run(cfg) == 0
+    runs[name] = tmp_path / name
+  whole, stopped = (exported(workdir) for workdir in runs.values())
+  assert all(whole[name].tobytes() == stopped[name].tobytes() for name in whole)
+  chosen = [json.loads((workdir / "selection.json").read_text()) for workdir in runs.values()]
+  assert chosen[0] == chosen[1]
+  record, report = chosen[0], json.loads((runs["whole"] / "report.json").read_text())
+  held_out = {row["step"]: row["accuracy"] for row in rows(runs["whole"], "validation")}
+  steps = sorted(held_out, key=lambda step: (-held_out[step], step))[:2]
+  assert report["averaged_steps"] == [check["step"] for check in record["averaged"]] == steps
+  assert record["ended_at"] == max(held_out)
+  assert record["scores"]["test"]["mean"]["accuracy"] == report["accuracy"]
+  assert report["best_accuracy"] == pytest.approx(held_out[steps[0]])
+  states = [read_state(runs["whole"] / "best", step) for step in steps]
+  mean = mean_state(states)
+  np.testing.assert_array_equal(whole["classifier.5.bias"], mean["params/head/output/bias"])
+  told = f"mean of steps {', '.join(map(str, steps))}"
+  assert told in (runs["whole"] / "selection.md").read_text()
+  assert told in capsys.readouterr().err
+  damaged = runs["whole"] / "best" / f"{steps[0]}.safetensors"
+  damaged.write_bytes(damaged.read_bytes()[:-3])
+  cfg = replace(cfg, workdir=str(runs["whole"]))
+  assert run(cfg) == 0
+  assert "left out of the mean" in capsys.readouterr().err
+  assert json.loads((runs["whole"] / "report.json").read_text())["averaged_steps"] == steps[1:]
+  with pytest.raises(UsageError, match="--loop.validate_every 0.4 -> 0.8"):
+    run(replace(cfg, loop=replace(cfg.loop, validate_every=0.8)))
 
 
 def test_weights_begin_a_run_and_all_but_a_fresh_head_is_frozen(finished, audio, tmp_path):
@@ -273,6 +317,15 @@ def test_what_cannot_be_trained_is_told_before_it_begins(audio, tmp_path):
       "does not say which device recorded a clip; use all_devices",
     ),
     (replace(cfg, loop=replace(cfg.loop, batch_size=11), dry_run=True), "is not divisible by"),
+    (
+      replace(cfg, select=SelectConfig(average=2), loop=replace(cfg.loop, validate_every=0)),
+      "--select: goes by validations; set --loop.validate_every",
+    ),
+    (replace(cfg, augment=replace(cfg.augment, freq_mask=3)), "this network has --model.mel.freq"),
+    (
+      replace(cfg, teacher=str(audio / "x"), augment=replace(NO_AUGMENT, pairs="wave")),
+      "stored logits are of single clips; set --augment.pairs off",
+    ),
   ):
     with contextlib.suppress(SystemExit), pytest.raises(ValueError, match=match) as error:
       run(changed)

@@ -101,6 +101,7 @@ ACTING = ("gain", "roll", "wave_mixup", "perturb", "mixup", "mixstyle")
 
 def test_every_augmentation_is_tried():
   others = {"responses", "response_p", "response_of", "mixstyle_alpha"}
+  others |= {"pairs", "pair_alpha", "half_waves", "freq_mask", "time_mask", "mask_fill"}  # taggers'
   assert {f.name for f in dataclasses.fields(AugmentConfig)} == {*ACTING, *others}
 
 

@@ -77,6 +77,20 @@ def test_audioset_and_its_packed_tags(tmp_path):
   assert padded.sum(axis=1).tolist() == [1.0, 0.0]
 
 
+def test_audioset_validated_on_its_balanced_clips(tmp_path):
+  """They are trained on too, with the unbalanced ones or alone."""
+  for name in ("balanced_train", "unbalanced_train", "eval"):
+    write(tmp_path / f"{name}_segments_mp3.hdf", packed(527, {0}, {1}, {2}))
+  for name, train in (("audioset_weak", 6), ("audioset_balanced", 3)):
+    found = open_set(f"{name}={tmp_path}", CFG)
+    sizes = {part: len(Dataset(CFG, found.part(part))) for part in found.parts}
+    assert (found.name, sizes) == (name, {"train": train, "validation": 3, "test": 3})
+    assert found.part("validation")[0] is found.part("train")[0]
+  (tmp_path / "balanced_train_segments_mp3.hdf").unlink()
+  with pytest.raises(DataError, match="audioset_weak: .* lacks one of balanced_train_segments"):
+    open_set(f"audioset_weak={tmp_path}", CFG)
+
+
 def test_openmic_and_what_was_judged(tmp_path):
   table = np.full((3, 40), 0.5, np.float64)
   table[:, 20:] = 0

@@ -37,6 +37,7 @@ class Assembler:
     rows: rows per batch on this host.
     start_step, stop_step: the steps to make; stop None means without end.
     blank: evaluation: leave unusable clips and padding out, and hand over "mask".
+    samples: of the rows of a step; None: those of the configured clip.
   """
 
   def __init__(
@@ -47,6 +48,7 @@ class Assembler:
     start_step: int,
     stop_step: int | None,
     blank: bool = False,
+    samples: Callable[[int], int] | None = None,
   ):
     cfg = reader.dataset.cfg
     self.reader, self.blank = reader, blank
@@ -54,7 +56,7 @@ class Assembler:
     self.workers = cfg.workers or os.cpu_count() or 1
     self.prefetch = cfg.prefetch
     self._plan, self._rows = plan, rows
-    self._samples = cfg.crop_samples
+    self._samples = samples or (lambda step: cfg.crop_samples)
     self._size = max(1, min(_CHUNK_ROWS, -(-rows // self.workers)))
     self.chunks = -(-rows // self._size)
     self._lock = threading.Lock()
@@ -127,7 +129,7 @@ class Assembler:
           rows, error = self._plan(step), None
         except Exception as failure:
           rows, error = Rows(*[np.zeros(0, np.int64)] * 3), failure
-        wave = np.empty((self._rows, self._samples), np.float32)
+        wave = np.empty((self._rows, self._samples(step)), np.float32)
         self._pending[step] = Pending(rows, wave, [None] * self._rows, error)
       return self._pending[step]
 

@@ -24,6 +24,7 @@ from pipelines.errors import DataError
 from pipelines.memory import thread_steps
 from pipelines.order import Rows, host_rows
 from pipelines.reader import ClipReader, WaveCache
+from pipelines.whole import whole_batches
 
 _ENDLESS = 1 << 40  # steps
 
@@ -119,6 +120,8 @@ def batches(
   low, high = host_rows(batch_size, host_index, host_count)
   if start_step < 0 or (steps is not None and steps < 0):
     raise DataError(f"start_step {start_step} and steps {steps} must not be negative")
+  if dataset.cfg.crop == "whole":
+    raise DataError("data.crop 'whole' is for evaluation; train on 'pieces', 'first' or 'single'")
   order = dataset.order(seed)
   stop = None if steps is None else start_step + steps
   reader = ClipReader(dataset, seed, _waves(dataset))
@@ -134,10 +137,30 @@ def evaluation_batches(
 ) -> BatchIterator:
   """Every clip once, in order, padded to whole batches.
 
-  Batches are those of `batches` with "mask" bool[b]: True for a clip, False for padding and for an
+  With the crop "whole", clips are ordered by length and a batch is as long as its clips. Batches
+  are those of `batches` with "mask" bool[b]: True for a clip, False for padding and for an
   unusable clip (its wave is zeros, its valid length 0). Random crops are those of seed 0, epoch 0.
   """
   low, high = host_rows(batch_size, host_index, host_count)
+  reader = ClipReader(dataset, 0, _waves(dataset))
+  if dataset.cfg.crop == "whole":
+    whole = whole_batches(dataset, batch_size)
+
+    def whole_plan(step: int) -> Rows:
+      position = step * batch_size + np.arange(low, high)
+      return Rows(position, np.zeros_like(position), whole[step].examples[low:high])
+
+    return _iterate(
+      Assembler(
+        reader,
+        whole_plan,
+        high - low,
+        0,
+        len(whole),
+        blank=True,
+        samples=lambda step: whole[step].samples,
+      )
+    )
 
   def plan(step: int) -> Rows:
     position = step * batch_size + np.arange(low, high)
@@ -145,7 +168,6 @@ def evaluation_batches(
     return Rows(position, np.zeros_like(position), example)
 
   stop = -(-len(dataset) // batch_size)
-  reader = ClipReader(dataset, 0, _waves(dataset))
   return _iterate(Assembler(reader, plan, high - low, 0, stop, blank=True))
 
 

@@ -6,7 +6,7 @@ import math
 
 from pipelines.errors import DataError
 
-CROPS = ("sequential", "random", "single", "first")
+CROPS = ("sequential", "random", "single", "first", "pieces", "whole")
 ORDERS = ("global", "shards", "importance", "balanced")
 BY_LABELS = ("importance", "balanced")
 CACHES = ("none", "memory")
@@ -31,8 +31,11 @@ class DataConfig:
   crop_seconds: float = 10.0
   # "sequential": back to back from the start, remainder dropped; "random": as many, but each start
   # is a pure function of (seed, epoch, clip); "single": one random crop of each recording;
-  # "first": the first of each recording
+  # "first": the first of each recording; "pieces": back to back, the remainder padded with zeros;
+  # "whole": each recording at its own length, for evaluation alone
   crop: str = "sequential"
+  # with crop "whole", lengths are rounded up to multiples of this, with zeros; 0: left as they are
+  grid_seconds: float = 0.0
   # "global": a permutation of all clips; "shards": shards are permuted, each is read through;
   # "importance": each epoch draws clips without replacement, those of rare classes more often;
   # "balanced": each epoch draws as many clips as there are, every class equally often
@@ -88,6 +91,10 @@ class DataConfig:
     if not (math.isfinite(self.crop_seconds) and self.crop_samples >= 1):
       raise DataError(
         f"data.crop_seconds is {self.crop_seconds}; give at least one sample, such as 10"
+      )
+    if not (math.isfinite(self.grid_seconds) and self.grid_seconds >= 0):
+      raise DataError(
+        f"data.grid_seconds is {self.grid_seconds}; give seconds such as 0.32, or 0 for none"
       )
     if not 0.0 <= self.holdout < 1.0:
       raise DataError(

@@ -11,12 +11,15 @@ def clip_counts(frames: np.ndarray, rates: np.ndarray, cfg: DataConfig) -> np.nd
 
   Whole clips from the start and the remainder dropped, as in the Dasheng paper (section 3.1); a
   recording shorter than a clip is one clip, padded with zeros. Random crops are as many, so long
-  recordings weigh the same either way; with "single" and "first" every recording is one
-  clip.
+  recordings weigh the same either way; with "single", "first" and "whole" every recording
+  is one clip. "pieces" also keep the remainder, padded with zeros: nothing that is labelled is lost
+  (reference text of the weakly supervised taggers, sections 4 and 7).
   """
-  if cfg.crop in ("single", "first"):
+  if cfg.crop in ("single", "first", "whole"):
     return np.ones(len(frames), np.int64)
   samples = frames * cfg.sample_rate // np.maximum(rates, 1).astype(np.int64)
+  if cfg.crop == "pieces":
+    return np.maximum(1, -(-samples // cfg.crop_samples))
   return np.maximum(1, samples // cfg.crop_samples)
 
 
@@ -34,7 +37,7 @@ def clip_start(
     frames: length of the recording at its own rate.
     rate: Hz, of the recording.
   """
-  if cfg.crop in ("sequential", "first"):
+  if cfg.crop in ("sequential", "first", "pieces", "whole"):
     return number * cfg.crop_samples * rate // cfg.sample_rate
   room = frames - -(-cfg.crop_samples * rate // cfg.sample_rate)
   if room <= 0:

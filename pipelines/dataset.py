@@ -253,7 +253,8 @@ class Dataset:
   def describe(self) -> str:
     """One line: what and how much."""
     names = ", ".join(s.name for s in self.sources)
-    text = f"{names}: {len(self):,} clips of {self.cfg.crop_seconds:g} s"
+    length = "of all lengths" if self.cfg.crop == "whole" else f"of {self.cfg.crop_seconds:g} s"
+    text = f"{names}: {len(self):,} clips {length}"
     text += f" from {self.recordings:,} recordings, {self.hours:,.1f} h"
     if self.part != "all" and self.cfg.holdout:
       text += f", part {self.part}"

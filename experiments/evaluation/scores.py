@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,66 @@ def tag_scores(logits: np.ndarray, targets: np.ndarray, judged: np.ndarray | Non
     },
     {"average_precision": precision, "roc_auc": area, "clips": positive.sum(axis=0).astype(float)},
   )
+
+
+def mean_average_precision_at(logits: np.ndarray, labels: np.ndarray, cut: int = 3) -> float:
+  """Of clips with one class: the mean of 1 / rank of the true class, 0 past `cut`.
+
+  logits f32[n, k], labels i32[n]. Tied outputs take the worst of their ranks, as in `lwlrap`.
+  """
+  _check(logits, len(labels))
+  mine = logits[np.arange(len(labels)), labels]
+  ranks = np.sum(logits >= mine[:, None], axis=1)
+  return float(np.mean(np.where(ranks <= cut, 1.0 / ranks, 0.0)))
+
+
+def lwlrap(logits: np.ndarray, targets: np.ndarray) -> float:
+  """Label-weighted label-ranking average precision: every tag of every clip weighs the same.
+
+  logits f32[n, k], targets f32[n, k] above 0.5 or not. Clips without tags are left out; NaN where
+  all are. Tied outputs take the worst of their ranks.
+  """
+  from sklearn.metrics import label_ranking_average_precision_score
+
+  _check(logits, len(targets))
+  positive = targets > 0.5
+  count = positive.sum(axis=1)
+  told = count > 0
+  if not told.any():
+    return math.nan
+  return float(
+    label_ranking_average_precision_score(
+      positive[told], logits[told], sample_weight=count[told].astype(np.float64)
+    )
+  )
+
+
+def error_rate(logits: np.ndarray, labels: np.ndarray) -> float:
+  """Of clips with one class: the share whose highest output is not the true class's."""
+  _check(logits, len(labels))
+  return float(np.mean(np.argmax(logits, axis=1) != labels))
+
+
+def _of_one_tag(logits: np.ndarray, targets: np.ndarray) -> float:
+  if not np.all(np.sum(targets > 0.5, axis=1) == 1):
+    raise DataError("scores: mAP_at_3 is of clips with one tag each")
+  return mean_average_precision_at(logits, np.argmax(targets, axis=1))
+
+
+# What sets may name as their metric beside the figures that all sets of their kind have.
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+  "mAP_at_3": _of_one_tag,
+  "lwlrap": lwlrap,
+  "error_rate": error_rate,
+}
+
+
+def with_measure(scores: Scores, metric: str, logits: np.ndarray, labels: np.ndarray) -> Scores:
+  """The scores with one of `MEASURES` as their first figure; labels as the set has them."""
+  if metric not in MEASURES:
+    raise DataError(f"scores: metric {metric!r} is not one of {', '.join(MEASURES)}")
+  found = MEASURES[metric](logits, labels)
+  return dataclasses.replace(scores, means={metric: found, **scores.means})
 
 
 def per_class_table(scores: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -52,6 +52,8 @@ class TrainingSet:
     seconds: length of a clip as the released recipes cut it.
     folds: what `fold` may be, where the set has folds, and `fold`, the one that is left out.
     devices: what recorded the clips, where the set says so.
+    metric: the figure that papers report of the set, where it is not the first of its kind: such
+      as "lwlrap".
   """
 
   name: str
@@ -62,6 +64,7 @@ class TrainingSet:
   folds: tuple[str, ...] = ()
   fold: str = ""
   devices: RecordingDevices | None = None
+  metric: str = ""
 
   def part(self, name: str) -> tuple[Source, ...]:
     """The sources of a part; DataError names those that there are."""
@@ -150,11 +153,12 @@ def pick(
       if len(wanted)
       else f"{name}: its table lists no recording"
     )
+  number = {label: i for i, label in enumerate(classes)}
   return SelectedSource(
     source,
     rows[found],
     name=name,
-    labels=[classes.index(labels[int(i)]) for i in found],
+    labels=[number[labels[int(i)]] for i in found],
     classes=list(classes),
     skipped=missing,
   )

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
 from pipelines.sets.base import TrainingSet, every_id, folder_of, pick, read_table
+from pipelines.sets.listed import numbered_classes
 from pipelines.sources import open_source
 from pipelines.tasks.esc import COLUMNS, ESC10_TARGETS
 
@@ -38,10 +39,10 @@ def _esc(
   folder = folder_of(path, name, "audio/ and meta/esc50.csv")
   table = folder / "meta" / "esc50.csv"
   rows = read_table(table, COLUMNS, name)
-  for line, row in enumerate(rows, start=2):
-    if not row["target"].strip().isdecimal():
-      raise DataError(f"{name}: {str(table)!r} line {line}: target {row['target']!r} is no number")
+  place = f"{name}: {str(table)!r}"
+  numbered_classes(rows, "target", "category", place)
   rows = [row for row in rows if targets is None or int(row["target"]) in targets]
+  classes = numbered_classes(rows, "target", "category", place)
   audio = next((folder / n for n in ("audio_32k", "audio") if (folder / n).is_dir()), None)
   if audio is None:
     raise DataError(f"{name}: neither audio_32k/ nor audio/ in {str(folder)!r}")
@@ -51,22 +52,15 @@ def _esc(
   known = Counter(PurePath(row["filename"]).stem in ids for row in rows)
   if not known[True]:
     raise DataError(f"{name}: none of the files in {str(audio)!r} is listed in meta/esc50.csv")
-  classes = {int(row["target"]): row["category"] for row in rows}
-  pairs = {(int(row["target"]), row["category"]) for row in rows}
-  if len(pairs) != len(classes) or len(set(classes.values())) != len(classes):
-    raise DataError(
-      f"{name}: {str(table)!r} must give every target one category and every category one target"
-    )
-  ordered = tuple(classes[target] for target in sorted(classes))
 
   def part(rows: list[dict[str, str]], which: str):
     wanted = [ids.get(PurePath(r["filename"]).stem, r["filename"]) for r in rows]
-    labels = [r["category"] for r in rows]
-    return (pick(source, wanted, labels, [str(c) for c in ordered], f"{name} {which}"),)
+    labels = [r["category"].strip() for r in rows]
+    return (pick(source, wanted, labels, classes, f"{name} {which}"),)
 
   return TrainingSet(
     name=name,
-    classes=ordered,
+    classes=classes,
     objective="classes",
     parts={
       "train": part([r for r in rows if r["fold"].strip() != fold], f"without fold {fold}"),

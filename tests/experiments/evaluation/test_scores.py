@@ -1,12 +1,23 @@
 """Scores over a whole set, against values by hand and the recorded ones of OpenMIC."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from experiments.evaluation.scores import class_scores, per_class_table, tag_scores
+from experiments.evaluation.part_scores import score_of
+from experiments.evaluation.scores import (
+  class_scores,
+  error_rate,
+  lwlrap,
+  mean_average_precision_at,
+  per_class_table,
+  tag_scores,
+)
 from pipelines.errors import DataError
+from pipelines.sets import TrainingSet
 from tests.mobile_jax.fixtures import golden
 
 
@@ -71,3 +82,66 @@ def test_outputs_that_are_not_finite_or_do_not_fit():
   nothing = tag_scores(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32)).means
   assert nothing["classes"] == 0
   assert math.isnan(nothing["mAP"])
+
+
+def test_ranking_by_hand():
+  logits = np.array([[3, 2, 1, 0], [3, 2, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]], np.float32)
+  labels = np.array([2, 3, 0, 1])
+  # Ranks 3, 4, 2 (the worse of two that are tied) and 4.
+  assert mean_average_precision_at(logits, labels) == pytest.approx((1 / 3 + 0 + 1 / 2 + 0) / 4)
+  assert error_rate(logits, labels) == 0.75
+  targets = np.array([[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]], np.float32)
+  # Tags at ranks 2 and 3 of the first clip, 1 of the second, 4 of the last; the third has none.
+  assert lwlrap(logits, targets) == pytest.approx((1 / 2 + 2 / 3 + 1 + 1 / 4) / 4)
+  assert math.isnan(lwlrap(logits, np.zeros_like(targets)))
+
+
+def test_recorded_figures(shared):
+  """Those of the weakly supervised taggers' metrics, within 1e-6."""
+  folder = shared / "fixtures" / "tagging"
+  arrays = load_file(folder / "metrics.safetensors")
+  want = json.loads((folder / "metrics.json").read_text())
+  targets = arrays["labels"].astype(np.float32)
+  for case, name in (("plain", "scores"), ("ties", "scores_ties")):
+    found = tag_scores(arrays[name], targets)
+    told = want[case]
+    np.testing.assert_allclose(
+      found.per_class["average_precision"], told["ap_per_class"], atol=1e-6
+    )
+    np.testing.assert_allclose(found.per_class["roc_auc"], told["auc_per_class"], atol=1e-6)
+    ours = [found.means[key] for key in ("mAP", "roc_auc", "d_prime")]
+    theirs = [told[key] for key in ("mAP", "mAUC", "dprime_of_mean_auc")]
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert lwlrap(arrays[name], targets) == pytest.approx(told["lwlrap"], abs=1e-6)
+  empty = targets.copy()
+  empty[:, 2] = 0
+  found = tag_scores(arrays["scores"], empty).means
+  told = want["class2_without_positives"]
+  assert found["mAP"] == pytest.approx(told["mAP_skipping"], abs=1e-6)
+  with_zero = found["mAP"] * found["classes"] / targets.shape[1]
+  assert with_zero == pytest.approx(told["mAP_with_zero"], abs=1e-6)
+  one, labels = arrays["single_scores"], arrays["single_labels"]
+  told = want["single_label"]
+  assert class_scores(one, labels).means["accuracy"] == pytest.approx(told["accuracy"], abs=1e-6)
+  assert error_rate(one, labels) == pytest.approx(told["error_rate"], abs=1e-6)
+  for cut in (1, 3):
+    found = mean_average_precision_at(one, labels, cut)
+    assert found == pytest.approx(told[f"mAP_at_{cut}"], abs=1e-6)
+
+
+def test_the_metric_of_a_set_comes_first():
+  logits = np.array([[2.0, 1.0], [1.0, 2.0]], np.float32)
+  one = np.array([[0, 1], [0, 1]], np.float32)
+
+  def first(metric, objective, labels):
+    labelled = TrainingSet("x", ("a", "b"), objective, {}, 1.0, metric=metric)
+    return next(iter(score_of(labelled, logits, {"labels": labels}).means.items()))
+
+  assert first("mAP_at_3", "tags", one) == ("mAP_at_3", 0.75)
+  assert first("lwlrap", "tags", one) == ("lwlrap", 0.75)
+  assert first("error_rate", "classes", np.array([1, 1])) == ("error_rate", 0.5)
+  assert first("", "classes", np.array([1, 1])) == ("accuracy", 0.5)
+  with pytest.raises(DataError, match="of clips with one tag each"):
+    first("mAP_at_3", "tags", np.ones((2, 2), np.float32))
+  with pytest.raises(DataError, match="metric 'mAPP' is not one of mAP_at_3, lwlrap"):
+    first("mAPP", "tags", one)

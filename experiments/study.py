@@ -6,12 +6,15 @@ r"""Runs a named study: many commands, one table. What is finished is not run ag
       --data spoken_digits=FOLDER --fold nicolas --out runs/digits
     python -m experiments.study --config device_methods --data tau22=FOLDER --responses FOLDER \
       --init passt_audioset.safetensors --out runs/scenes
+    python -m experiments.study --config transfer --init mn04_as_mAP_432.pt \
+      --data esc50=FOLDER --sets urbansound8k=FOLDER msos=FOLDER --out runs/transfer
 
 teacher_size, device_methods, three_teachers and teacher_ensembles are tables 1 to 4 of the paper on
-teachers of scenes; in one folder they share their cells. `--commands` prints what would be run.
-What stands behind `--` is added to every training run, such as `-- --loop.epochs 40`. The folder
-ends with a table, its figures and a picture: study.md, study.json, study.png, or named by the study
-where several share a folder.
+teachers of scenes; in one folder they share their cells. transfer is the study of the weakly
+supervised taggers: scratch, frozen and fine-tuned on up to fourteen tasks. `--commands` prints what
+would be run. What stands behind `--` is added to every training run, such as `-- --loop.epochs 40`.
+The folder ends with a table, its figures and a picture: study.md, study.json, study.png, or named
+by the study where several share a folder.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.configs.transfer import TRIALS
 from experiments.studies import scenes
 from experiments.studies.config import Name, StudyConfig
 from experiments.studies.distillation import distillation
 from experiments.studies.fine_tuning import fine_tuning
 from experiments.studies.study import Study, run_study
+from experiments.studies.transfer import transfer
 from experiments.training import cli
 from experiments.training.errors import UsageError
 
@@ -31,6 +36,7 @@ LAID_OUT: dict[Name, Callable[[StudyConfig], Study]] = {
   "fine_tuning": fine_tuning,
   "distillation": distillation,
   **scenes.LAID_OUT,
+  "transfer": transfer,
 }
 STUDIES = {
   "fine_tuning": StudyConfig(
@@ -54,6 +60,11 @@ STUDIES = {
   "teacher_ensembles": StudyConfig(
     about="students of ensembles over architectures and methods: table 4",
     study="teacher_ensembles",
+  ),
+  "transfer": StudyConfig(
+    about="scratch, frozen and fine-tuned on the fourteen tasks of the taggers' transfer study",
+    study="transfer",
+    seeds=tuple(range(TRIALS)),
   ),
 }
 _NEED_WEIGHTS = ("fine_tuning", "distillation")

@@ -90,9 +90,14 @@ class SupervisedConfig:
   teacher: str = ""  # logits to distil from: a folder of ours, or the authors' .npy or .pt
   teacher_ids: str = ""  # of a .npy or .pt: the dictionary from ids to rows (.pkl), or meta.csv
   model: Config = SIZES["mn10"]
-  # `source` is one NAME=PATH of audioset, audioset_weak, audioset_balanced, openmic, fsd50k, esc50,
-  # esc10, dcase20, tau22, tau22_joined, spoken_digits, folder or table
+  # train the classifier alone, on the network in inference mode: no statistic moves, nothing is
+  # dropped; its layers are those whose shapes go by the number of classes
+  frozen: bool = False
+  # `source` is one NAME=PATH of a labelled set: a name of pipelines.sets.SETS, such as esc50,
+  # audioset, folder or table
   data: DataConfig = DataConfig(source=NO_SOURCE, sample_rate=SAMPLE_RATE, crop="single")
+  # validate and test on whole recordings, one at a time on each device, in place of clips
+  whole: bool = False
   augment: AugmentConfig = AugmentConfig()
   distil: DistilConfig = DistilConfig()
   temperature: TemperatureConfig = TemperatureConfig()

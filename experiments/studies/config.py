@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypeAlias
 
+from experiments.configs.transfer import MODES, Mode
+
 Name: TypeAlias = Literal[
   "fine_tuning",
   "distillation",
@@ -12,6 +14,7 @@ Name: TypeAlias = Literal[
   "device_methods",
   "three_teachers",
   "teacher_ensembles",
+  "transfer",
 ]
 
 
@@ -22,6 +25,7 @@ class StudyConfig:
   about: str = ""
   study: Name = "fine_tuning"  # which one
   data: str = ""  # NAME=FOLDER of a labelled set, as --data.source of finetune takes it
+  sets: tuple[str, ...] = ()  # of the study of transfer: NAME=FOLDER of further sets
   init: str = ""  # weights: a file, or a name of mobile_jax.MODELS
   out: str = ""  # folder of the study; what is finished there is not run again
   seeds: tuple[int, ...] = (0, 1, 2)  # of studies that are repeated
@@ -33,6 +37,9 @@ class StudyConfig:
   paper: bool = False  # of these: the paper's settings where the released code has others
   recipes: str = "tau22"  # of these: how the names of the training recipes begin
   responses: str = ""  # of these: folder of microphones' impulse responses
+  # of the study of transfer: what is trained, and the network by name; empty: that of --init
+  modes: tuple[Mode, ...] = MODES
+  student: str = ""
   commands: bool = False  # print the commands, for other machines or other hands, and end
   # more flags of every training run, behind --
   more: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})

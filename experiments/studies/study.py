@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.studies.cell import Cell, Points
@@ -21,6 +22,7 @@ class Study:
     title: of the picture.
     gains: rows of differences.
     name: of the files; studies that share cells may share a folder.
+    beside: further columns of the table, as text by row: {column: {row: text}}.
   """
 
   cells: tuple[Cell, ...]
@@ -28,6 +30,7 @@ class Study:
   title: str
   gains: tuple[Gain, ...] = ()
   name: str = "study"
+  beside: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 def run_study(study: Study, out: Path) -> str:
@@ -45,7 +48,7 @@ def run_study(study: Study, out: Path) -> str:
         found[point] = {**found.get(point, {}), **values}
       seconds[cell.row] = seconds.get(cell.row, 0.0) + took[cell.name]
   whole: dict[str, Points] = with_gains(rows, study.gains)
-  table = study_table(whole, study.columns, seconds)
+  table = study_table(whole, study.columns, seconds, study.beside)
   (out / f"{study.name}.md").write_text(table + "\n", encoding="utf-8")
   drawn = {row: points for row, points in whole.items() if row in rows}
   draw_study(drawn, study.columns[0], out / f"{study.name}.png", study.title)

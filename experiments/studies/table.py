@@ -35,21 +35,26 @@ def with_gains(rows: Mapping[str, Points], gains: Sequence[Gain]) -> dict[str, P
 
 
 def study_table(
-  rows: Mapping[str, Points], columns: Sequence[str], seconds: Mapping[str, float]
+  rows: Mapping[str, Points],
+  columns: Sequence[str],
+  seconds: Mapping[str, float],
+  beside: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
   """Markdown: for each row and column the mean, its deviation over points, lowest and highest.
 
-  columns: which figures; those named `accuracy` or ending so are in percent. seconds: that each row
-  took; rows without are left blank.
+  columns: which figures; those named `accuracy` or `score`, or ending so, are in percent. seconds:
+  that each row took; rows without are left blank. beside: further columns, {column: {row: text}}.
   """
-  header = ["", *(_title(c) for c in columns), "lowest", "highest", "points", "time"]
+  more = beside or {}
+  header = ["", *(_title(c) for c in columns), *more, "lowest", "highest", "points", "time"]
   table = []
   for row, points in rows.items():
     cells = [_spread([p[c] for p in points.values() if c in p], c) for c in columns]
     ends = [p[columns[0]] for p in points.values()]
     low, high = (_number(f(ends), columns[0]) for f in (min, max))
     time = f"{seconds[row] / 60:.1f} min" if row in seconds else ""
-    table.append([row, *cells, low, high, str(len(points)), time])
+    told = [text.get(row, "") for text in more.values()]
+    table.append([row, *cells, *told, low, high, str(len(points)), time])
   return markdown_table(header, table)
 
 
@@ -61,7 +66,7 @@ def draw_study(rows: Mapping[str, Points], column: str, path: Path, title: str) 
 
 
 def _percent(column: str) -> bool:
-  return column.endswith("accuracy")
+  return column.endswith(("accuracy", "score"))
 
 
 def _title(column: str) -> str:

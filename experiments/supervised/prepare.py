@@ -128,6 +128,12 @@ def check(cfg: SupervisedConfig) -> None:
     raise UsageError("--data.source: name one labelled set, such as esc50=FOLDER or folder=FOLDER")
   if not cfg.dry_run and not cfg.workdir:
     raise UsageError("--workdir: name the folder of the run, e.g. --workdir runs/first")
+  if cfg.frozen and not cfg.init:
+    raise UsageError("--frozen: name the weights that stay, with --init")
+  if cfg.frozen and cfg.optim.weight_decay:
+    raise UsageError("--frozen: set --optim.weight_decay 0, which would shrink what is to stay")
+  if cfg.data.crop == "whole":
+    raise UsageError("--data.crop whole: is for evaluation; set --whole, and another crop")
   if cfg.data.weights:
     raise UsageError(
       "--data.weights: a labelled set has one source; use --data.order importance or balanced"
@@ -160,10 +166,13 @@ def prepare(
   method: None trains the network itself.
   """
   method = NETWORK if method is None else method
+  if cfg.frozen and method is not NETWORK:
+    raise UsageError("--frozen: this program trains no classifier alone; leave it out")
   labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
   # The set has split itself: what `holdout` decided there is not to be decided again.
   data = dataclasses.replace(cfg.data, holdout=0.0)
-  calm = dataclasses.replace(data, order="global")
+  crop = "whole" if cfg.whole else data.crop
+  calm = dataclasses.replace(data, order="global", crop=crop)
 
   def part(name: str) -> Dataset:
     # Each part has a ledger of its own, by which its share of unusable recordings is judged.
@@ -197,6 +206,7 @@ def prepare(
     epochs,
     cfg.norm_momentum,
     _responses(cfg, model, trainset),
+    cfg.frozen,
   )
   return Prepared(
     cfg=cfg,

@@ -116,7 +116,9 @@ def _train(
     cfg=loop,
     workdir=workdir,
     batches=functools.partial(training_batches, ready),
-    validation=functools.partial(_validation_batches, ready) if loop.validate_every else None,
+    validation=(
+      functools.partial(_validation_batches, ready, mesh.size) if loop.validate_every else None
+    ),
     record=config_io.to_dict(cfg),
     data=ready.fingerprint,
     # Validations move nothing, except where they choose states.
@@ -154,8 +156,8 @@ def training_batches(ready: Prepared, start: int, steps: int, host: int, hosts: 
   )
 
 
-def _validation_batches(ready: Prepared, host: int, hosts: int) -> Any:
-  size = ready.cfg.loop.batch_size
+def _validation_batches(ready: Prepared, devices: int, host: int, hosts: int) -> Any:
+  size = devices if ready.cfg.whole else ready.cfg.loop.batch_size
   return evaluation_batches(ready.held_out, size, host_index=host, host_count=hosts)
 
 
@@ -193,7 +195,7 @@ def _report(
     chosen = averaged(workdir / FOLDER, outcome.best, tree)
     tree = chosen.mean
   # A device has room for its share of a batch.
-  size = max(1, ready.cfg.loop.batch_size // mesh.size)
+  size = 1 if ready.cfg.whole else max(1, ready.cfg.loop.batch_size // mesh.size)
   devices = list(mesh.local_devices)
   found = method.report(ready, _variables(tree), workdir, size, devices)
   summary, tables = {**figures, **found.summary}, [found.table]

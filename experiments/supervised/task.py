@@ -23,12 +23,13 @@ from jaxtyping import Array, Bool, Float, Int
 from dasheng_jax.sharding import each_row_at_home
 from experiments.supervised.recipe import AugmentConfig, DistilConfig, TemperatureConfig
 from experiments.training.epochs import Epochs
+from experiments.training.paths import leaves_by_path, map_by_path
 from experiments.training.task import Batch, Metrics, Task, Tree
 from mobile_jax import inference
 from mobile_jax.config import DyMNConfig
 from mobile_jax.dynamic import temperature_at
 from mobile_jax.losses import class_loss, distilled, soft_class_loss, soft_tag_loss, tag_loss
-from mobile_jax.network import Config, infer, init_variables, train_outputs
+from mobile_jax.network import Config, infer, init_variables, shapes, train_outputs
 from mobile_jax.passt_config import PaSSTConfig
 from pipelines.impulse_response import Responses
 from pipelines.kaldi_mel import KaldiMelConfig, perturbed_log_mel
@@ -90,6 +91,7 @@ class Recipe:
     epochs: of the run.
     norm_momentum: of the norms' running statistics; None is the network's own.
     responses: microphones that training clips may be heard through; None has none.
+    frozen: whether the classifier alone is trained, on the network in inference mode.
   """
 
   objective: Objective
@@ -99,6 +101,7 @@ class Recipe:
   epochs: Epochs
   norm_momentum: float | None = None
   responses: Responses | None = None
+  frozen: bool = False
 
 
 def supervised_task(model: Config, recipe: Recipe) -> Task:
@@ -240,6 +243,11 @@ def _train_loss(
 ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
   for_augment, for_dropout = jax.random.split(key)
   inputs = augmented(model, recipe, batch, for_augment)
+  if recipe.frozen:
+    held = {**variables, "params": frozen_but_classifier(model, variables["params"])}
+    logits = infer(model, held, inputs.log_mel, **_temperature(model, batch)).logits
+    loss, metrics = training_loss(recipe, logits, batch, inputs)
+    return loss, ({"batch_stats": variables["batch_stats"]}, metrics)
   outputs, stats = train_outputs(
     model,
     variables,
@@ -250,6 +258,20 @@ def _train_loss(
   )
   loss, metrics = training_loss(recipe, outputs.logits, batch, inputs)
   return loss, ({"batch_stats": stats}, metrics)
+
+
+def frozen_but_classifier(model: Config, params: Tree) -> Tree:
+  """The parameters, without gradients but for the classifier's."""
+  free = classifier_paths(model)
+  return map_by_path(lambda path, x: x if path in free else jax.lax.stop_gradient(x), params)
+
+
+@functools.cache
+def classifier_paths(model: Config) -> frozenset[str]:
+  """Paths of the parameters whose shapes go by the number of classes."""
+  more = dataclasses.replace(model, classes=model.classes + 1)
+  ours, theirs = (leaves_by_path(shapes(one)["params"]) for one in (model, more))
+  return frozenset(path for path, leaf in ours.items() if leaf.shape != theirs[path].shape)
 
 
 def training_loss(

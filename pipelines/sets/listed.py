@@ -97,7 +97,7 @@ def _selected(
     source,
     rows[found],
     name=f"{name} {part}",
-    targets=tables.from_names([list(clips[i].labels) for i in found], classes, name),
+    targets=tables.from_names([list(clips[int(i)].labels) for i in found], classes, name),
     classes=list(classes),
     skipped=missing,
   )

@@ -85,4 +85,4 @@ def test_nothing_is_trained_on_whole_recordings(folder):
   with pytest.raises(DataError, match="'whole' is for evaluation; train on 'pieces'"):
     batches(opened(folder, crop="whole"), batch_size=2, seed=0)
   with pytest.raises(DataError, match=r"data\.grid_seconds is -1"):
-    opened(folder, grid_seconds=-1)
+    opened(folder, grid_seconds=-1.0)

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from experiments import distill, evaluate, finetune, study, write_logits
+from experiments import distill, evaluate, finetune, study, transfer, write_logits
 from experiments.configs import scenes as scene_configs
 from experiments.configs.finetune import EXPERIMENTS as TUNE
 from experiments.studies import scenes, weights
@@ -18,6 +18,7 @@ DISTIL = distill.EXPERIMENTS
 REGISTRIES = {
   "finetune": ({**TUNE, **scene_configs.FINETUNE}, finetune),
   "distill": (DISTIL, distill),
+  "transfer": (transfer.EXPERIMENTS, transfer),
   "evaluate": ({"knn": evaluate.EvaluateConfig()}, evaluate),
   "write_logits": ({"default": write_logits.WriteLogitsConfig()}, write_logits),
 }
@@ -30,6 +31,7 @@ CELLS = {
   "device_methods": 4 * 3 * (2 + 2 + 2),
   "three_teachers": 5 * (2 + 1 + 2),
   "teacher_ensembles": 3 * 3 * 2 + 7 * 3 * (1 + 2),
+  "transfer": 3 * 2,
 }
 
 
@@ -76,7 +78,7 @@ def understood(line):
   registry, _ = REGISTRIES[prog]
   default = next(iter(registry)) if prog in ("evaluate", "write_logits") else None
   cfg = cli.parse(flags, registry, prog=prog, default=default)
-  if prog in ("finetune", "distill"):
+  if prog in ("finetune", "distill", "transfer"):
     assert cfg.data.source == ("esc10=sounds",)
     assert "--loop.log_every" not in flags or cfg.loop.log_every == 7
   return cfg

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from pipelines.errors import DataError
 from pipelines.tasks.esc import esc10, esc50
+from pipelines.tasks.hear import hear
 from pipelines.tasks.labelled import LabelledSet
 from pipelines.tasks.spoken_digits import spoken_digits
 from pipelines.tasks.synthetic import synthetic
@@ -18,6 +19,7 @@ TASKS: dict[str, Callable[[str], LabelledSet]] = {
   "spoken_digits": spoken_digits,
   "esc10": esc10,
   "esc50": esc50,
+  "hear": hear,
   "synthetic": synthetic,
 }
 

@@ -12,11 +12,12 @@ from pipelines.errors import DataError
 from pipelines.tasks.esc import esc10, esc50
 from pipelines.tasks.hear import hear
 from pipelines.tasks.labelled import LabelledSet
-from pipelines.tasks.spoken_digits import spoken_digits
+from pipelines.tasks.spoken_digits import speaker, spoken_digits
 from pipelines.tasks.synthetic import synthetic
 
 TASKS: dict[str, Callable[[str], LabelledSet]] = {
   "spoken_digits": spoken_digits,
+  "speaker": speaker,
   "esc10": esc10,
   "esc50": esc50,
   "hear": hear,

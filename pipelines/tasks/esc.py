@@ -14,7 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import DataError
-from pipelines.tasks.labelled import SAMPLE_RATE, LabelledSet, existing_folder, read_wave
+from pipelines.tasks.labelled import (
+  SAMPLE_RATE,
+  LabelledSet,
+  existing_folder,
+  file_content,
+  read_wave,
+)
 
 COLUMNS = ("filename", "fold", "target", "category")
 ESC10_TARGETS = frozenset({0, 1, 10, 11, 12, 20, 21, 38, 40, 41})
@@ -56,6 +62,7 @@ def _esc(path: str, name: str, targets: frozenset[int] | None) -> LabelledSet:
     groups=[f"fold{r['fold']}" for r in rows],
     classes=[categories[target] for target in numbers],
     load=lambda i, rate=SAMPLE_RATE: read_wave(files[i], rate),
+    content=lambda i: file_content(files[i]),
   )
 
 

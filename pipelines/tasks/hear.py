@@ -2,8 +2,7 @@
 
 Layout: `task_metadata.json`, `labelvocabulary.csv` (idx, label), `SPLIT.json` and
 `{rate}/SPLIT/*.wav` for every split, in a folder or in the archive that is published. `HearFolder`
-is all of that; `hear` makes a `LabelledSet` of a task whose clips have one class each and whose
-splits are folds.
+is all of that; `hear` makes a `LabelledSet` of a task whose splits are folds.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import DataError
-from pipelines.tasks.labelled import SAMPLE_RATE, LabelledSet, read_wave
+from pipelines.tasks.labelled import SAMPLE_RATE, LabelledSet, file_content, read_wave
 
 METADATA, VOCABULARY = "task_metadata.json", "labelvocabulary.csv"
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -100,13 +99,13 @@ class HearFolder:
 
 
 def hear(path: str) -> LabelledSet:
-  """A task of whole clips with one class each, split in folds, which are the groups."""
+  """A task of whole clips, with one class each or tags, split in folds, which are the groups."""
   task = HearFolder.open(path)
   kind = (task.metadata.get("embedding_type"), task.metadata.get("prediction_type"))
-  if kind != ("scene", "multiclass"):
+  if kind not in (("scene", "multiclass"), ("scene", "multilabel")):
     raise DataError(
-      f"hear: {task.name} asks for {kind[1]} answers about {kind[0]}s; this reads clips with one "
-      "class each"
+      f"hear: {task.name} asks for {kind[1]} answers about {kind[0]}s; this reads whole clips with "
+      "one class each or tags"
     )
   if task.metadata.get("split_mode") not in FOLDED:
     raise DataError(
@@ -115,16 +114,24 @@ def hear(path: str) -> LabelledSet:
   clips = [
     (split, name, told) for split in task.splits for name, told in task.labels(split).items()
   ]
-  odd = next((name for _, name, told in clips if len(told) != 1), None)
-  if odd is not None:
-    raise DataError(f"hear: {task.name}: clip {odd!r} must have one label")
+  numbers = [task.numbers(split, told) for split, _, told in clips]
+  if kind[1] == "multiclass":
+    odd = next((name for _, name, told in clips if len(told) != 1), None)
+    if odd is not None:
+      raise DataError(f"hear: {task.name}: clip {odd!r} must have one label")
+    labels = np.array([number for (number,) in numbers], np.int32)
+  else:
+    labels = np.zeros((len(clips), len(task.classes)), np.int32)
+    for row, found in zip(labels, numbers, strict=True):
+      row[found] = 1
   return LabelledSet(
     name=f"hear {task.name}",
     ids=[f"{split}/{name}" for split, name, _ in clips],
-    labels=np.array([task.numbers(split, told)[0] for split, _, told in clips], np.int32),
+    labels=labels,
     groups=[split for split, _, _ in clips],
     classes=task.classes,
     load=lambda i, rate=SAMPLE_RATE: task.read(*clips[i][:2], rate),
+    content=lambda i: "-".join(file_content(task.file(*clips[i][:2], r)) for r in task.rates),
   )
 
 

@@ -27,4 +27,5 @@ def synthetic(clips: str = "", seconds: float | int = 4.0, seed: int = SEED) -> 
     groups=[f"fold{i // len(CLASSES) % FOLDS + 1}" for i in range(count)],
     classes=CLASSES,
     load=lambda i, rate=SAMPLE_RATE: render(i, seed, seconds, rate)[0],
+    content=lambda i: f"synthetic/{seed}/{i}/{seconds}",
   )

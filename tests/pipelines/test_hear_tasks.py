@@ -54,10 +54,19 @@ def test_audio_comes_from_the_nearest_rate_that_loses_nothing(tmp_path):
   assert len(task.read("fold01", "c.wav", 8_000)) == 800
 
 
+def test_tags(tmp_path):
+  folds = {"fold00": {"a.wav": ["dog", "cat"], "b.wav": []}, "fold01": {"c.wav": ["cat"]}}
+  folder = write_task(tmp_path, METADATA | {"prediction_type": "multilabel"}, folds)
+  assert tasks.open_task(f"hear={folder}").labels.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    ({"metadata": METADATA | {"prediction_type": "multilabel"}}, "asks for multilabel answers"),
+    (
+      {"metadata": METADATA | {"embedding_type": "event"}},
+      "asks for multiclass answers about event",
+    ),
     ({"metadata": METADATA | {"split_mode": "trainvaltest"}}, "needs folds"),
     ({"metadata": METADATA | {"splits": []}}, "names no splits"),
     ({"metadata": METADATA | {"splits": ["fold07"]}}, "fold07.json' cannot be read"),

@@ -59,6 +59,38 @@ def test_spoken_digits_in_the_layout_of_the_original_repository(tmp_path):
   assert list(tasks.open_task(f"spoken_digits={tmp_path}").ids) == ["3_ann_0"]
 
 
+def test_who_speaks_with_folds_of_consecutive_takes(tmp_path):
+  for take in range(10):
+    for name in (f"3_ann_{take}", f"7_bob_{take}"):
+      (tmp_path / f"{name}.wav").touch()
+  task = tasks.open_task(f"speaker={tmp_path}")
+  assert list(task.classes) == ["ann", "bob"]
+  folds = {int(name[6:]): fold for name, fold in zip(task.ids, task.groups, strict=True)}
+  assert [folds[take] for take in range(10)] == [f"fold{i}" for i in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5)]
+  assert task.labels.tolist() == [0] * 10 + [1] * 10
+
+
+def test_content_tells_audio_apart(digits, esc):
+  task = tasks.open_task(f"spoken_digits={digits}")
+  assert task.content_of(0) == task.content_of(1)  # one tone under two names
+  before = task.content_of(2)
+  tone(digits / "7_bob_0.wav", rate=8_000, hz=441.0)
+  assert task.content_of(2) != before
+  made = tasks.open_task("synthetic=10")
+  assert len({made.content_of(i) for i in range(10)}) == 10
+  (digits / "7_bob_0.wav").unlink()
+  with pytest.raises(DataError, match="7_bob_0.wav' cannot be read"):
+    task.content_of(2)
+
+
+def test_content_of_waves_where_there_is_no_file():
+  waves = [np.zeros(8, np.float32), np.ones(8, np.float32), np.zeros(8, np.float32)]
+  task = LabelledSet(
+    "s", ["a", "b", "c"], np.zeros(3, np.int32), ["g"] * 3, ["x"], lambda i, rate=16_000: waves[i]
+  )
+  assert task.content_of(0) == task.content_of(2) != task.content_of(1)
+
+
 def test_esc(esc):
   whole = tasks.open_task(f"esc50={esc}")
   assert list(whole.ids) == ["1-1-A-0", "2-1-A-41", "2-2-A-7"]
@@ -134,6 +166,11 @@ def test_a_set_must_fit_together():
     make([0, 1, 0], ["g", "h"])
   with pytest.raises(DataError, match="within 0..1"):
     make([0, 2], ["g", "h"])
+  assert make([[0, 1], [1, 1]], ["g", "h"]).tagged
+  with pytest.raises(DataError, match="0 or 1 for each of 2 classes"):
+    make([[0, 1], [1, 2]], ["g", "h"])
+  with pytest.raises(DataError, match="0 or 1 for each of 2 classes"):
+    make([[0], [1]], ["g", "h"])
 
 
 def test_the_sample_data(shared):

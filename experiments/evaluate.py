@@ -2,123 +2,120 @@ r"""Evaluates frozen encoders on labelled sets, beside features that need no tra
 
     python -m experiments.evaluate --checkpoint encoder.safetensors --rivals \
       --tasks spoken_digits=FOLDER esc10=FOLDER synthetic
-    python -m experiments.evaluate --suite linear --tasks esc10=FOLDER \
-      --checkpoint mn04_as_mAP_432.pt
+    python -m experiments.evaluate --suite knn linear mlp attention --seeds 3 \
+      --checkpoint runs/night random:runs/night mn04_as_mAP_432.pt log_mel \
+      --tasks spoken_digits=FOLDER speaker=FOLDER esc10=FOLDER hear=ARCHIVE.tar.gz \
+      --out results.md results.json --picture results.png
 
-Encoders are Dasheng, MN or DyMN. Every suite leaves out one group (a speaker, a fold) at a time and
-learns from the others: `knn` lets the nearest neighbours vote, `linear` fits a logistic regression.
+Every suite leaves out one group (a speaker, a fold) at a time and learns from the others: `knn`
+lets the nearest neighbours vote, `linear` fits a logistic regression, `mlp` a perceptron, and
+`attention` weighs the frames of a clip. Embeddings are kept, so a second run only fits the probes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
-from experiments.embedding.load import is_dasheng, open_embedder
 from experiments.evaluation import report
-from experiments.evaluation.embed import Pooling, embed_set
-from experiments.evaluation.knn import knn_accuracy
-from experiments.evaluation.left_out import LeftOut
-from experiments.evaluation.linear import linear_accuracy
-from experiments.evaluation.rivals import RIVALS, log_mel_statistics
-from experiments.evaluation.scenes import scene_set
+from experiments.evaluation.cache import cache_root
+from experiments.evaluation.comparison import Probes, Suite, compare, table
+from experiments.evaluation.comparison_picture import bars, check_picture
+from experiments.evaluation.embed import Pooling
+from experiments.evaluation.encoders import FEATURES, name_of, open_encoder
+from experiments.evaluation.rivals import RIVAL_SPECS
+from experiments.evaluation.trained import AttentionConfig, MlpConfig
 from experiments.training import cli
 from experiments.training.errors import UsageError
-from pipelines.tasks import LabelledSet, open_task
-
-HEADER = ("features", "size", "task", "accuracy", "lowest group", "highest group")
-Features = Callable[[LabelledSet], np.ndarray]
+from pipelines.tasks import open_task
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
   """What to evaluate, on what, and how."""
 
-  suite: Literal["knn", "linear"] = "knn"  # the way of evaluating
-  checkpoint: tuple[str, ...] = ()  # encoders: weight files, or folders of Dasheng runs
+  suite: tuple[Suite, ...] = ("knn",)  # the ways of evaluating
+  # encoders: weight files, folders of Dasheng runs, random:NAME, random:RUN, log_mel, log_mel_50db
+  checkpoint: tuple[str, ...] = ()
   # of MN and DyMN: some of blocks, mel, se, clf1, clf2, logits, all_blocks, b0 to b15
-  features: tuple[str, ...] = ("blocks", "mel")
+  features: tuple[str, ...] = FEATURES
   tasks: tuple[str, ...] = ("synthetic",)  # NAME=FOLDER, or synthetic
   rivals: bool = False  # also evaluate features that need no training
   pooling: Pooling = "mean"  # of Dasheng's output over time
-  k: int = 10  # neighbours that vote
-  metric: Literal["cosine", "euclidean"] = "cosine"  # distance between clips
+  k: int = 10  # of knn: neighbours that vote
+  metric: Literal["cosine", "euclidean"] = "cosine"  # of knn: distance between clips
   c: float = 1.0  # of the linear suite: the losses' weight against half the squared weights
-  out: str = ""  # also write the results here, as .json, .csv or .md
+  seeds: int = 1  # of mlp and attention: runs with other draws, for mean and deviation
+  mlp: MlpConfig = dataclasses.field(default_factory=MlpConfig)
+  attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
+  cache: str = "auto"  # folder that keeps embeddings; auto is the user's own, off keeps nothing
+  out: tuple[str, ...] = ()  # also write the results here, as .json, .csv or .md
+  picture: str = ""  # also draw them here, as .png, .svg or .pdf
 
 
 def main(cfg: EvaluateConfig) -> None:
-  """Prints a markdown table, a row for each encoder or rival and task; writes `out` if asked."""
-  if not cfg.checkpoint and not cfg.rivals:
+  """Prints a markdown table, a row for each encoder and task; writes and draws if asked."""
+  specs = encoders_of(cfg)
+  suites = tuple(dict.fromkeys(cfg.suite))
+  check(cfg)
+  # All tasks and encoders are opened before the first clip is embedded: mistakes show at once.
+  tasks = [open_task(spec) for spec in dict.fromkeys(cfg.tasks)]
+  open_one = functools.partial(
+    open_encoder, features=cfg.features, pooling=cfg.pooling, timestamps="attention" in suites
+  )
+  encoders = {name_of(spec, specs): open_one(spec) for spec in specs}
+  probes = Probes(cfg.k, cfg.metric, cfg.c, cfg.seeds, cfg.mlp, cfg.attention)
+  say = functools.partial(print, file=sys.stderr, flush=True)
+  rows = compare(encoders, tasks, suites, probes, cache_root(cfg.cache), say)
+  shown = table(rows, suites)
+  print(shown)
+  for path in cfg.out:
+    report.write_report(path, [record for row in rows for record in row.records()], shown)
+  if cfg.picture:
+    bars(rows, suites, check_picture(cfg.picture))
+
+
+def encoders_of(cfg: EvaluateConfig) -> tuple[str, ...]:
+  """Specs of everything to evaluate, each once. Raises UsageError for nothing."""
+  specs = tuple(dict.fromkeys((*cfg.checkpoint, *(RIVAL_SPECS if cfg.rivals else ()))))
+  if not specs:
     raise UsageError("nothing to evaluate: give --checkpoint FILE, or --rivals, or both")
+  return specs
+
+
+def check(cfg: EvaluateConfig) -> None:
+  """Raises UsageError for settings that no evaluation can have."""
+  if not cfg.suite:
+    raise UsageError("--suite is empty: name one or more, such as --suite knn linear")
   if not cfg.tasks:
     raise UsageError("--tasks is empty: give NAME=FOLDER, or synthetic")
   if cfg.k < 1:
     raise UsageError(f"--k {cfg.k}: at least one neighbour must vote")
   if not cfg.c > 0:
     raise UsageError(f"--c {cfg.c:g}: it must be more than 0")
-  if cfg.out:
-    report.check_output(cfg.out)
-  # All tasks and encoders are opened before the first clip is embedded: mistakes show at once.
-  tasks = [open_task(spec) for spec in cfg.tasks]
-  encoders = [(name_of(path, cfg.checkpoint), encoder(path, cfg)) for path in cfg.checkpoint]
-  rivals = list(rival_features()) if cfg.rivals else []
-  rows, records = [], []
-  for task in tasks:
-    # The clips are decoded once for each sample rate, however many encoders there are.
-    held = task.in_memory() if len(encoders) + len(rivals) > 1 else task
-    for name, features in encoders + rivals:
-      vectors = features(held)
-      result = accuracy(cfg, vectors, held)
-      rows.append([name, str(vectors.shape[1]), task.name, *result.row()])
-      records.append(record(name, task, vectors, result))
-      print(f"{task.name}, {name}: {result.row()[0]}", file=sys.stderr, flush=True)
-  table = report.markdown_table(HEADER, rows)
-  print(table)
-  if cfg.out:
-    report.write_report(cfg.out, records, table)
+  if cfg.seeds < 1:
+    raise UsageError(f"--seeds {cfg.seeds}: at least one run is needed")
+  for name in ("mlp", "attention"):
+    _check_fit(name, getattr(cfg, name))
+  for path in cfg.out:
+    report.check_output(path)
+  if cfg.picture:
+    check_picture(cfg.picture)
 
 
-def accuracy(cfg: EvaluateConfig, vectors: np.ndarray, task: LabelledSet) -> LeftOut:
-  """The configured suite's result for features f32[n, d] of a task's clips."""
-  if cfg.suite == "linear":
-    return linear_accuracy(vectors, task.labels, task.groups, cfg.c)
-  return knn_accuracy(vectors, task.labels, task.groups, cfg.k, cfg.metric)
-
-
-def encoder(path: str, cfg: EvaluateConfig) -> Features:
-  """Features of an encoder read from a weight file or a checkpoint folder."""
-  if not is_dasheng(Path(path).expanduser(), ""):
-    return functools.partial(scene_set, open_embedder(path, features=cfg.features))
-  import dasheng_jax
-
-  # A clip's features must not depend on the loudest clip that happens to share its batch.
-  embed, params = dasheng_jax.load_encoder(path, clamp="sample")
-  return lambda task: embed_set(embed, params, task, cfg.pooling)
-
-
-def rival_features() -> Iterator[tuple[str, Features]]:
-  """Name and features of every rival."""
-  for name, mel in RIVALS.items():
-    yield name, functools.partial(log_mel_statistics, cfg=mel)
-
-
-def name_of(path: str, paths: tuple[str, ...]) -> str:
-  """The last part of a path, or all of it where that would not tell two encoders apart."""
-  short = os.path.basename(os.path.normpath(path))
-  return short if sum(os.path.basename(os.path.normpath(p)) == short for p in paths) == 1 else path
-
-
-def record(name: str, task: LabelledSet, vectors: np.ndarray, result: LeftOut) -> dict[str, Any]:
-  """One result for JSON or CSV."""
-  return {"features": name, "size": int(vectors.shape[1]), "task": task.name} | result.as_dict()
+def _check_fit(name: str, cfg: MlpConfig | AttentionConfig) -> None:
+  least = {"epochs": 1, "patience": 1, "batch": 1, "hidden": 1}
+  for field, limit in least.items():
+    if getattr(cfg, field, limit) < limit:
+      raise UsageError(f"--{name}.{field} {getattr(cfg, field)}: at least {limit}")
+  if not 0 < cfg.held_out < 1:
+    raise UsageError(f"--{name}.held_out {cfg.held_out:g}: a share between 0 and 1")
+  if not 0 <= cfg.dropout < 1:
+    raise UsageError(f"--{name}.dropout {cfg.dropout:g}: from 0 to below 1")
+  if not cfg.peak_lr > 0:
+    raise UsageError(f"--{name}.peak_lr {cfg.peak_lr:g}: it must be more than 0")
 
 
 if __name__ == "__main__":

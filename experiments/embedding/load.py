@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dasheng_jax.config import unknown_name
+from dasheng_jax.config import DashengConfig, unknown_name
 from dasheng_jax.errors import WeightsError
 from experiments.embedding.embedder import Embedder
 from experiments.training.errors import UsageError
@@ -102,16 +102,33 @@ def _mobile(
   features: tuple[str, ...],
   pooling: str,
   windows: tuple[float, float] | None,
-  dtype: str,
+  dtype: Dtype,
   batch_seconds: float | int,
 ) -> Embedder:
   import mobile_jax
-  from experiments.embedding.mobile import MobileEmbedder
   from mobile_jax.embeddings import POOLINGS
-  from mobile_jax.families import family_of
 
   _check_pooling(pooling, POOLINGS)
   cfg, variables = mobile_jax.read_model(path, name=model or None)
+  return mobile_embedder(
+    cfg, variables, features, pooling, windows=windows, dtype=dtype, batch_seconds=batch_seconds
+  )
+
+
+def mobile_embedder(
+  cfg: Any,
+  variables: dict,
+  features: tuple[str, ...] = ("blocks", "mel"),
+  pooling: str = "avg",
+  *,
+  windows: tuple[float, float] | None = None,
+  dtype: Dtype = "float32",
+  batch_seconds: float | int = 80.0,
+) -> Embedder:
+  """The embedder of a configuration of mobile_jax; windows: (window, hop) in seconds."""
+  from experiments.embedding.mobile import MobileEmbedder
+  from mobile_jax.families import family_of
+
   if windows:
     least = cfg.mel.min_samples / cfg.mel.sample_rate
     if not least <= windows[0] <= MOST_SECONDS:
@@ -130,8 +147,7 @@ def _mobile(
     timestamps=windows,
     batch_seconds=batch_seconds,
   )
-  family = family_of(cfg)
-  return _with_identity(made, family, cfg, variables, dtype)
+  return _with_identity(made, family_of(cfg), cfg, variables, dtype)
 
 
 def _dasheng(
@@ -139,11 +155,10 @@ def _dasheng(
   model: str,
   pooling: str,
   timestamps: bool,
-  dtype: str,
+  dtype: Dtype,
   batch_seconds: float | int,
 ) -> Embedder:
   import dasheng_jax
-  from experiments.embedding.dasheng import DashengEmbedder
   from experiments.evaluation.embed import POOLINGS
 
   _check_pooling(pooling, tuple(POOLINGS))
@@ -155,6 +170,23 @@ def _dasheng(
     raise WeightsError(
       f"{error}; if these are weights of MN or DyMN, pass their name, as in --model mn10_as"
     ) from None
+  return dasheng_embedder(
+    cfg, variables, pooling, timestamps=timestamps, dtype=dtype, batch_seconds=batch_seconds
+  )
+
+
+def dasheng_embedder(
+  cfg: DashengConfig,
+  variables: dict,
+  pooling: str = "mean",
+  *,
+  timestamps: bool = False,
+  dtype: Dtype = "float32",
+  batch_seconds: float | int = 80.0,
+) -> Embedder:
+  """The embedder of a Dasheng configuration and the variables of its encoder."""
+  from experiments.embedding.dasheng import DashengEmbedder
+
   made = DashengEmbedder(
     cfg.with_compute(dtype=dtype),
     variables,
@@ -170,7 +202,7 @@ def _check_pooling(pooling: str, known: tuple[str, ...]) -> None:
     raise UsageError(f"--pooling {pooling}: choose from {', '.join(known)}")
 
 
-def _with_identity(made: Any, family: str, cfg: Any, variables: dict, dtype: str) -> Embedder:
+def _with_identity(made: Any, family: str, cfg: Any, variables: dict, dtype: Dtype) -> Embedder:
   made.settings = {
     "family": family,
     "weights": fingerprint(cfg, variables),

@@ -87,15 +87,19 @@ class BeforeAfter:
   def line(self, name: str) -> str:
     """One line: accuracy of one kind of features on every task."""
     found = self.results()[name]
-    return f"{name}: " + ", ".join(f"{t} {100 * r['accuracy']:.1f} %" for t, r in found.items())
+    return f"{name}: " + ", ".join(f"{t} {100 * _figure(r):.1f} %" for t, r in found.items())
 
   def table(self) -> str:
     """Markdown: a row for each kind of features, a column for each task."""
     results = self.results()
     order = [n for n in (INITIAL, CALIBRATED, TRAINED, *RIVALS) if n in results]
     rows = [
-      [name, *(f"{100 * results[name][t.name]['accuracy']:.1f} %" for t in self.tasks)]
+      [name, *(f"{100 * _figure(results[name][t.name]):.1f} %" for t in self.tasks)]
       for name in order
     ]
     header = ["features", *(f"{t.name} ({len(set(t.groups))} groups)" for t in self.tasks)]
     return markdown_table(header, rows)
+
+
+def _figure(result: Mapping[str, Any]) -> float:
+  return result[result.get("measure", "accuracy")]

@@ -1,4 +1,4 @@
-"""Classification of frozen features with one group left out at a time.
+"""Scores of clips that were classified by what the other groups taught.
 
 Each group in turn (a fold, a speaker) is the test part and all others are the training part.
 Features are standardised with the mean and deviation of the training part alone.
@@ -7,73 +7,116 @@ Features are standardised with the mean and deviation of the training part alone
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.evaluation.folds import Folds
+from experiments.evaluation.scores import tag_scores
 from pipelines.errors import DataError
-
-# (training features f64[n, d], labels i32[n], test features f64[m, d]) -> labels i32[m]
-Classify = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-  """Accuracies in [0, 1]: over all clips, and over the clips of each left-out group."""
+  """Figures of one probe on one set.
 
-  accuracy: float
+  Attributes:
+    measure: accuracy for clips with one class, over all of them; mAP for tags, a mean over groups.
+    value: in [0, 1], a mean over seeds.
+    per_group: the same of the clips of each left-out group that can be judged.
+    clips: number of them.
+    seeds: values of the seeds, where the probe draws anything; else one value.
+    settings: of the probe, for JSON.
+  """
+
+  measure: str
+  value: float
   per_group: dict[str, float]
   clips: int
+  seeds: tuple[float, ...]
+  settings: dict[str, Any]
+
+  @property
+  def accuracy(self) -> float:
+    """The value, where that is what was measured."""
+    assert self.measure == "accuracy"
+    return self.value
+
+  @property
+  def spread(self) -> float | None:
+    """Standard deviation (divisor: seeds - 1) over seeds; None for one seed."""
+    return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
 
   def as_dict(self) -> dict[str, Any]:
-    """Plain numbers for JSON."""
-    return dataclasses.asdict(self)
+    """Plain values for JSON; the value under the name of the measure."""
+    spread = {} if self.spread is None else {"spread": self.spread, "seeds": list(self.seeds)}
+    found = {"measure": self.measure, self.measure: self.value, **spread}
+    return {**found, "per_group": self.per_group, "clips": self.clips, **self.settings}
+
+  def ends(self) -> tuple[str, str]:
+    """The groups with the lowest and with the highest figure."""
+    low, high = (f(self.per_group, key=self.per_group.__getitem__) for f in (min, max))
+    return low, high
 
   def row(self) -> list[str]:
-    """Cells of a table: accuracy in percent, then the lowest and the highest group."""
-    low, high = (f(self.per_group, key=self.per_group.__getitem__) for f in (min, max))
-    ends = [f"{100 * self.per_group[g]:.1f} ({g})" for g in (low, high)]
-    return [f"{100 * self.accuracy:.1f} %", *ends]
+    """Cells of a table: the figure in percent, then the lowest and the highest group."""
+    ends = [f"{100 * self.per_group[group]:.1f} ({group})" for group in self.ends()]
+    return [self.figure(), *ends]
+
+  def figure(self) -> str:
+    """Such as "91.2 %", or "91.2 ± 0.4 %" over seeds."""
+    spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
+    return f"{100 * self.value:.1f}{spread} %"
 
 
-def left_out_accuracy(
-  features: np.ndarray, labels: np.ndarray, groups: Sequence[str], classify: Classify, name: str
-) -> LeftOut:
-  """Classifies every clip by what was learnt from the clips of the other groups.
+def checked_folds(
+  features: np.ndarray, labels: np.ndarray, groups: Sequence[str], name: str
+) -> Folds:
+  """The folds of features [n, d] or [n, t, d], labels and one group name per clip.
 
-  features f32[n, d], labels i32[n], one group name per clip; `name` begins the messages. Raises
-  DataError for features that are not finite, parts that do not belong together, one group alone.
+  `name` begins the messages. Raises DataError for features that are not finite, parts that do not
+  belong together, one group alone.
   """
-  group = np.asarray(groups)
-  names: list[str] = list(dict.fromkeys(group.tolist()))
-  features = np.asarray(features, np.float64)
-  if features.ndim != 2 or not len(features) == len(labels) == len(group):
+  if features.ndim not in (2, 3) or not len(features) == len(labels) == len(groups):
     raise DataError(
-      f"{name}: features {features.shape}, {len(labels)} labels and {len(group)} groups "
+      f"{name}: features {features.shape}, {len(labels)} labels and {len(groups)} groups "
       "do not belong together"
     )
-  if not np.isfinite(features).all():
-    bad = int((~np.isfinite(features)).any(axis=1).sum())
+  finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+  if not finite.all():
+    bad = int((~finite).sum())
     raise DataError(f"{name}: the features of {bad} of {len(features)} clips are not finite")
-  if len(names) < 2:
-    raise DataError(f"{name}: leaving one group out needs two groups or more, found {names}")
-  hits = np.zeros(len(labels), bool)
-  for left in names:
-    test = group == left
-    train_x, test_x = standardise(features[~test], features[test])
-    hits[test] = classify(train_x, labels[~test], test_x) == labels[test]
-  per_group = {left: float(hits[group == left].mean()) for left in names}
-  return LeftOut(float(hits.mean()), per_group, len(labels))
+  return Folds.of(list(groups), name)
 
 
-def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Shifts and scales both parts so that each feature of the training part has mean 0, deviation 1.
+def left_out(
+  outputs: np.ndarray, labels: np.ndarray, folds: Folds, settings: dict[str, Any]
+) -> LeftOut:
+  """Scores outputs f32[seeds, n, classes], higher for likelier classes; a tie goes to the lower."""
+  inside = {name: folds.number == i for i, name in enumerate(folds.names)}
+  score, measure = (_mean_precision, "mAP") if labels.ndim > 1 else (_accuracy, "accuracy")
+  groups = {
+    name: [score(found[rows], labels[rows]) for found in outputs] for name, rows in inside.items()
+  }
+  per_group = {
+    name: float(np.mean(values)) for name, values in groups.items() if np.isfinite(values).all()
+  }
+  if not per_group:
+    raise DataError("evaluation: no group has clips with a tag and clips without it")
+  if measure == "accuracy":
+    seeds = [score(found, labels) for found in outputs]
+  else:  # outputs of different folds are of different classifiers: they share no threshold
+    seeds = [float(np.mean([groups[name][i] for name in per_group])) for i in range(len(outputs))]
+  value = float(np.mean(seeds))
+  return LeftOut(measure, value, per_group, len(labels), tuple(seeds), settings)
 
-  A feature that is constant in the training part carries nothing and becomes 0 in both parts.
-  """
-  mean, deviation = train.mean(axis=0), train.std(axis=0)
-  # A constant column may show a deviation of some rounding steps: blowing that up would be noise.
-  constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-12)
-  scale = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
-  return (train - mean) * scale, (test - mean) * scale
+
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+  from sklearn.metrics import accuracy_score
+
+  return float(accuracy_score(labels, outputs.argmax(axis=-1)))
+
+
+def _mean_precision(outputs: np.ndarray, labels: np.ndarray) -> float:
+  return tag_scores(outputs, labels.astype(np.float32)).means["mAP"]

@@ -10,6 +10,7 @@ r"""Evaluates frozen encoders on labelled sets, beside features that need no tra
 Every suite leaves out one group (a speaker, a fold) at a time and learns from the others: `knn`
 lets the nearest neighbours vote, `linear` fits a logistic regression, `mlp` a perceptron, and
 `attention` weighs the frames of a clip. Embeddings are kept, so a second run only fits the probes.
+`hear` and `xares` are benchmarks with protocols of their own (docs/hear.md, docs/xares.md).
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 from experiments.evaluation import report
 from experiments.evaluation.cache import cache_root
-from experiments.evaluation.comparison import Probes, Suite, compare, table
+from experiments.evaluation.comparison import SUITES, Probes, Suite, compare, table
 from experiments.evaluation.comparison_picture import bars, check_picture
 from experiments.evaluation.embed import Pooling
 from experiments.evaluation.encoders import FEATURES, name_of, open_encoder
+from experiments.evaluation.hear.config import HearConfig
 from experiments.evaluation.rivals import RIVAL_SPECS
 from experiments.evaluation.trained import AttentionConfig, MlpConfig
+from experiments.evaluation.xares.config import XaresConfig
 from experiments.training import cli
 from experiments.training.errors import UsageError
 from pipelines.tasks import open_task
@@ -36,7 +40,8 @@ from pipelines.tasks import open_task
 class EvaluateConfig:
   """What to evaluate, on what, and how."""
 
-  suite: tuple[Suite, ...] = ("knn",)  # the ways of evaluating
+  # the ways of evaluating: probes, any of which stand in one table, or a benchmark
+  suite: tuple[Literal[Suite, "hear", "xares"], ...] = ("knn",)
   # encoders: weight files, folders of Dasheng runs, random:NAME, random:RUN, log_mel, log_mel_50db
   checkpoint: tuple[str, ...] = ()
   # of MN and DyMN: some of blocks, mel, se, clf1, clf2, logits, all_blocks, b0 to b15
@@ -53,13 +58,21 @@ class EvaluateConfig:
   cache: str = "auto"  # folder that keeps embeddings; auto is the user's own, off keeps nothing
   out: tuple[str, ...] = ()  # also write the results here, as .json, .csv or .md
   picture: str = ""  # also draw them here, as .png, .svg or .pdf
+  # of the suite hear, which has tasks of its own, and of the suite xares
+  hear: HearConfig = dataclasses.field(default_factory=HearConfig)
+  xares: XaresConfig = dataclasses.field(default_factory=XaresConfig)
 
 
 def main(cfg: EvaluateConfig) -> None:
   """Prints a markdown table, a row for each encoder and task; writes and draws if asked."""
   specs = encoders_of(cfg)
-  suites = tuple(dict.fromkeys(cfg.suite))
-  check(cfg)
+  suites = check(cfg)
+  if cfg.suite == ("hear",):
+    hear_suite(cfg, specs)
+    return
+  if cfg.suite == ("xares",):
+    xares_suite(cfg, specs)
+    return
   # All tasks and encoders are opened before the first clip is embedded: mistakes show at once.
   tasks = [open_task(spec) for spec in dict.fromkeys(cfg.tasks)]
   open_one = functools.partial(
@@ -85,10 +98,32 @@ def encoders_of(cfg: EvaluateConfig) -> tuple[str, ...]:
   return specs
 
 
-def check(cfg: EvaluateConfig) -> None:
-  """Raises UsageError for settings that no evaluation can have."""
+def hear_suite(cfg: EvaluateConfig, specs: Sequence[str]) -> None:
+  """The HEAR benchmark's own tasks and predictor (`experiments.evaluation.hear`)."""
+  from experiments.evaluation.hear.models import models_of
+  from experiments.evaluation.hear.run import run_hear
+
+  run_hear(cfg.hear, models_of(specs, cfg.features), cfg.out)
+
+
+def xares_suite(cfg: EvaluateConfig, specs: Sequence[str]) -> None:
+  """The protocols of X-ARES (`experiments.evaluation.xares`)."""
+  from experiments.evaluation.xares import suite
+
+  files = [(name_of(spec, specs), spec) for spec in specs]
+  suite.run(files, cfg.tasks, cfg.features, cfg.xares, cfg.out)
+
+
+def check(cfg: EvaluateConfig) -> tuple[Suite, ...]:
+  """The probes that were asked for. Raises UsageError for settings that no evaluation can have."""
   if not cfg.suite:
     raise UsageError("--suite is empty: name one or more, such as --suite knn linear")
+  probes: list[Suite] = [suite for suite in SUITES if suite in cfg.suite]
+  benchmarks = [suite for suite in cfg.suite if suite not in SUITES]
+  if benchmarks and len(cfg.suite) > 1:
+    raise UsageError(f"--suite {benchmarks[0]}: is a benchmark; run it without other suites")
+  if cfg.picture and benchmarks:
+    raise UsageError(f"--picture: the suite {benchmarks[0]} draws none; leave it out")
   if not cfg.tasks:
     raise UsageError("--tasks is empty: give NAME=FOLDER, or synthetic")
   if cfg.k < 1:
@@ -103,6 +138,7 @@ def check(cfg: EvaluateConfig) -> None:
     report.check_output(path)
   if cfg.picture:
     check_picture(cfg.picture)
+  return tuple(probes)
 
 
 def _check_fit(name: str, cfg: MlpConfig | AttentionConfig) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.configs.transfer import TRIALS
-from experiments.studies import scenes
+from experiments.studies import hear, scenes
 from experiments.studies.config import Name, StudyConfig
 from experiments.studies.distillation import distillation
 from experiments.studies.fine_tuning import fine_tuning
@@ -37,6 +37,8 @@ LAID_OUT: dict[Name, Callable[[StudyConfig], Study]] = {
   "distillation": distillation,
   **scenes.LAID_OUT,
   "transfer": transfer,
+  "hear_features": hear.hear_features,
+  "hear_widths": hear.hear_widths,
 }
 STUDIES = {
   "fine_tuning": StudyConfig(
@@ -65,6 +67,13 @@ STUDIES = {
     about="scratch, frozen and fine-tuned on the fourteen tasks of the taggers' transfer study",
     study="transfer",
     seeds=tuple(range(TRIALS)),
+  ),
+  "hear_features": StudyConfig(
+    about="what of an MN to take, on the tasks of HEAR: table II of the paper on embeddings",
+    study="hear_features",
+  ),
+  "hear_widths": StudyConfig(
+    about="MN of growing width on the tasks of HEAR: the figure of that paper", study="hear_widths"
   ),
 }
 _NEED_WEIGHTS = ("fine_tuning", "distillation")

@@ -15,6 +15,8 @@ Name: TypeAlias = Literal[
   "three_teachers",
   "teacher_ensembles",
   "transfer",
+  "hear_features",
+  "hear_widths",
 ]
 
 

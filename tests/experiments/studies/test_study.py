@@ -10,6 +10,7 @@ from experiments.configs import scenes as scene_configs
 from experiments.configs.finetune import EXPERIMENTS as TUNE
 from experiments.studies import scenes, weights
 from experiments.studies.config import StudyConfig
+from experiments.studies.hear import WIDTHS
 from experiments.training import cli
 from experiments.training.errors import UsageError
 from mobile_jax.config import SIZES, DyMNConfig
@@ -23,6 +24,7 @@ REGISTRIES = {
   "write_logits": ({"default": write_logits.WriteLogitsConfig()}, write_logits),
 }
 
+HEAR = ("hear_features", "hear_widths")
 # Of teachers of scenes: teachers, then logits and students.
 CELLS = {
   "fine_tuning": 4,
@@ -32,6 +34,8 @@ CELLS = {
   "three_teachers": 5 * (2 + 1 + 2),
   "teacher_ensembles": 3 * 3 * 2 + 7 * 3 * (1 + 2),
   "transfer": 3 * 2,
+  "hear_features": 11,
+  "hear_widths": 7,
 }
 
 
@@ -41,9 +45,15 @@ def no_files(monkeypatch):
 
 
 def config(name, tmp_path, **changes):
+  hears = name in HEAR
+  if name == "hear_widths":
+    folder = tmp_path / "weights"
+    folder.mkdir(exist_ok=True)
+    for width in WIDTHS:
+      (folder / f"{width}_as_mAP_400.pt").touch()
   given = {
-    "data": "esc10=sounds",
-    "init": "mn04",
+    "data": "hear=tasks" if hears else "esc10=sounds",
+    "init": str(tmp_path / "weights") if name == "hear_widths" else "mn04",
     "out": str(tmp_path),
     "responses": "mics",
   } | changes
@@ -53,7 +63,8 @@ def config(name, tmp_path, **changes):
 @pytest.mark.parametrize("name", study.STUDIES)
 def test_every_command_is_understood(name, tmp_path, capsys):
   seeds = StudyConfig().seeds if name == "fine_tuning" else (0, 3)
-  cfg = config(name, tmp_path, seeds=seeds, commands=True, more=("--loop.log_every", "7"))
+  more = ("--hear.grid_points", "16") if name in HEAR else ("--loop.log_every", "7")
+  cfg = config(name, tmp_path, seeds=seeds, commands=True, more=more)
   study.main(cfg)
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == CELLS[name]
@@ -97,6 +108,31 @@ def test_students_differ_in_the_teacher_alone(tmp_path):
   assert labels.loop.seed == 5
   assert distilled.teacher
   assert labels.distil.label_weight == 0
+
+
+def test_the_suite_of_hear_is_told_its_tasks_and_features(tmp_path):
+  laid_out = study.LAID_OUT["hear_features"](config("hear_features", tmp_path))
+  cfg = understood(next(cell.line for cell in laid_out.cells if cell.row == "M_B+L"))
+  assert (cfg.suite, cfg.features, cfg.hear.tasks) == ("hear", ("blocks", "mel"), "tasks")
+  assert cfg.checkpoint == ("mn04",)
+  records = [
+    {"task": "esc50", "group": "general", "percent_of_best": 97.0},
+    {"task": "own", "group": None, "percent_of_best": None},
+  ]
+  assert laid_out.cells[0].points(records) == {"esc50": {"all": 97.0, "general": 97.0}}
+
+
+@pytest.mark.parametrize(
+  ("name", "change", "match"),
+  [
+    ("hear_features", {"init": ""}, "--init is missing"),
+    ("hear_features", {"data": "esc10=sounds"}, "--data hear=FOLDER"),
+    ("hear_widths", {"init": "nowhere"}, "name a folder"),
+  ],
+)
+def test_what_studies_of_hear_need(name, change, match, tmp_path):
+  with pytest.raises(UsageError, match=match):
+    study.main(config(name, tmp_path, **change))
 
 
 @pytest.mark.parametrize("flag", ["data", "init", "out"])

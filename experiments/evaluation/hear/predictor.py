@@ -158,7 +158,8 @@ def _candidate(
   batches, rest = _batched(data, grid.batch_size)
 
   def epoch(state: _State, _: None) -> tuple[_State, None]:
-    state, _ = jax.lax.scan(step, state, batches)
+    if len(batches[0]):
+      state, _ = jax.lax.scan(step, state, batches)
     # One row has no variance, and the original stops there.
     return (step(state, rest)[0] if len(rest[0]) > 1 else state), None
 

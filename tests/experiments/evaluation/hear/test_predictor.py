@@ -14,15 +14,14 @@ from experiments.evaluation.hear.predictor import Data, fit, predict
 from experiments.training.errors import UsageError
 
 RNG = np.random.default_rng(0)
-GRID = Grid(hidden=8, dropout=0.0, batch_size=16, check_every=3, patience=2, max_epochs=12)
+GRID = Grid(hidden=8, dropout=0.0, batch_size=64, check_every=3, patience=2, max_epochs=12)
 KEYS = [jax.random.key(i) for i in range(3)]
 INITIAL = jax.jit(network.initial, static_argnums=1)
 
 
 def data(train=41, valid=20, width=6, labels=3):
-  """A batch of 16 twice, and 9 rows."""
   classes = [np.arange(n) % labels for n in (train, valid)]
-  x = [RNG.standard_normal((len(c), width)) + 2 * np.eye(width)[c] for c in classes]
+  x = [RNG.standard_normal((len(c), width)) + 5 * np.eye(width)[c] for c in classes]
   y = [np.eye(labels)[c] for c in classes]
   return Data(*(jnp.float32(part) for part in (x[0], y[0], x[1], y[1])))
 
@@ -45,7 +44,7 @@ def test_the_points_are_those_of_the_public_package():
 @pytest.mark.parametrize("depth", [1, 2])
 def test_training_is_pytorch_s(torch, depth, tags):
   """Batch norm, its running statistics, the loss, Adam and the order of the batches."""
-  grid = dataclasses.replace(GRID, max_epochs=3)
+  grid = dataclasses.replace(GRID, max_epochs=3, batch_size=16)  # twice, and 9 rows
   point = Point(depth, "uniform", 1e-3)
   (best,) = fit([point], grid, DATA, _inside("loss", tags), tags, KEYS[:1])
   sizes = (6, *[8] * depth, 3)
@@ -105,27 +104,28 @@ def test_dropout_drops_its_share_in_training_alone():
   assert (network.infer(params, stats, x) > 0).all()
 
 
-POINTS = [Point(1, "uniform", 1e-2), Point(2, "normal", 1e-3), Point(1, "normal", 1e-3)]
+POINTS = [Point(1, "uniform", 1e-2), Point(1, "normal", 1e-3)]
 ONE = POINTS[:1]
 
 
 def test_company_changes_nothing():
-  """All of a depth side by side, or one by one."""
+  """Side by side, or one by one."""
   grid = dataclasses.replace(GRID, dropout=0.1)
   look = _inside("loss", False)
   together = fit(POINTS, grid, DATA, look, False, KEYS)
   apart = fit(POINTS, grid, DATA, look, False, KEYS, 1)
   for a, b in zip(together, apart, strict=True):
     assert (int(a.look), int(a.looks)) == (int(b.look), int(b.looks))
-    # within the float32 noise of 36 steps
+    # within the float32 noise of twelve steps
     assert float(a.score) == pytest.approx(float(b.score), abs=1e-4)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a.params, b.params)
-  assert len({float(best.score) for best in together}) == 3
+  assert float(together[0].score) != float(together[1].score)
 
 
 def test_a_candidate_learns_until_the_end():
-  (best,) = fit(ONE, GRID, DATA, _inside("loss", False), False, KEYS[:1])
-  assert int(best.looks) == 4
+  grid = dataclasses.replace(GRID, max_epochs=30)
+  (best,) = fit(ONE, grid, DATA, _inside("loss", False), False, KEYS[:1])
+  assert int(best.looks) == 10
   assert (predict(best, DATA.valid_x, 7).argmax(1) == DATA.valid_y.argmax(1)).mean() > 0.9
 
 
@@ -159,5 +159,6 @@ def test_the_best_look_is_kept():
 
 def test_a_single_row_at_the_end_of_an_epoch_is_left_out():
   grid = dataclasses.replace(GRID, max_epochs=3)
-  (best,) = fit(ONE, grid, data(train=33), _inside("loss", False), False, KEYS[:1])
+  odd = dataclasses.replace(grid, batch_size=32)
+  (best,) = fit(ONE, odd, data(train=33), _inside("loss", False), False, KEYS[:1])
   assert np.isfinite(float(best.score))

@@ -17,7 +17,7 @@ from experiments.training.errors import UsageError
 from tests.experiments.evaluation.hear.small import Spectrum, write_folder
 
 FOLDS = ("fold00", "fold01", "fold02")
-GRID = Grid(hidden=16, max_epochs=30, batch_size=8)
+GRID = Grid(learning_rates=(3e-2, 1e-2), hidden=16, max_epochs=30, batch_size=64)
 EVENTS = {
   "task_name": "dcase2016_task2",
   "embedding_type": "event",
@@ -46,13 +46,14 @@ def test_the_suite(tmp_path, small_grid, capsys):
   tasks, groups = capsys.readouterr().out.strip().split("\n\n")
   beehive, small = json.loads((tmp_path / "all.json").read_text())
   assert (beehive["task"], beehive["group"], beehive["score"]) == ("beehive", "general", "aucroc")
-  assert beehive["value"] == pytest.approx(1.0)
-  assert beehive["percent_of_best"] == pytest.approx(100 / 0.877965838)
+  assert beehive["value"] > 0.9
+  percent = 100 * beehive["value"] / 0.877965838
+  assert beehive["percent_of_best"] == pytest.approx(percent)
   assert list(beehive["scores"]) == ["aucroc", "mAP", "d_prime", "top1_acc"]
   assert (small["task"], small["group"], small["percent_of_best"]) == ("small", None, None)
   assert small["value"] > 0.9
   assert len(tasks.splitlines()) == 4
-  assert "113.90 (1 of 7)" in groups
+  assert f"{percent:.2f} (1 of 7)" in groups
   assert "- (0 of 5)" in groups
 
 

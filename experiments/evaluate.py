@@ -26,7 +26,7 @@ from experiments.evaluation.cache import cache_root
 from experiments.evaluation.comparison import SUITES, Probes, Suite, compare, table
 from experiments.evaluation.comparison_picture import bars, check_picture
 from experiments.evaluation.embed import Pooling
-from experiments.evaluation.encoders import FEATURES, name_of, open_encoder
+from experiments.evaluation.encoders import FEATURES, RANDOM, name_of, open_encoder
 from experiments.evaluation.hear.config import HearConfig
 from experiments.evaluation.rivals import RIVAL_SPECS
 from experiments.evaluation.trained import AttentionConfig, MlpConfig
@@ -110,6 +110,9 @@ def xares_suite(cfg: EvaluateConfig, specs: Sequence[str]) -> None:
   """The protocols of X-ARES (`experiments.evaluation.xares`)."""
   from experiments.evaluation.xares import suite
 
+  unfit = [s for s in specs if s in RIVAL_SPECS or s.startswith(RANDOM)]
+  if unfit:
+    raise UsageError(f"--checkpoint {unfit[0]}: the suite xares scores weight files alone")
   files = [(name_of(spec, specs), spec) for spec in specs]
   suite.run(files, cfg.tasks, cfg.features, cfg.xares, cfg.out)
 

@@ -143,4 +143,4 @@ def test_refusals(tmp_path, given, match):
 
 def test_the_command_asks_for_weights():
   with pytest.raises(UsageError, match="--checkpoint"):
-    evaluate.main(evaluate.EvaluateConfig(suite="hear"))
+    evaluate.main(evaluate.EvaluateConfig(suite=("hear",)))

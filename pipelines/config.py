@@ -44,6 +44,11 @@ class DataConfig:
   samples_per_epoch: int = 100_000
   # share of recordings, chosen by a stable hash of their id, kept out of training
   holdout: float = 0.0
+  # share of the audio of training that is used, source by source in whole recordings; what a
+  # smaller share holds, a larger one holds too, and the part held out stays as it is
+  share: float = 1.0
+  # which recordings these are
+  share_seed: int = 0
   # "memory": decode each recording once and keep it in RAM (small sets; needs no TensorFlow)
   cache: str = "none"
   # decoding threads, 0: one per core; never changes what a batch holds
@@ -99,6 +104,10 @@ class DataConfig:
     if not 0.0 <= self.holdout < 1.0:
       raise DataError(
         f"data.holdout is {self.holdout}; it is a share of the recordings in [0, 1), such as 0.05"
+      )
+    if not 0.0 < self.share <= 1.0:
+      raise DataError(
+        f"data.share is {self.share}; it is a share of the training audio in (0, 1], such as 0.25"
       )
     if not 0.0 <= self.max_bad_share <= 1.0:
       raise DataError(

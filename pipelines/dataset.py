@@ -258,6 +258,8 @@ class Dataset:
     text += f" from {self.recordings:,} recordings, {self.hours:,.1f} h"
     if self.part != "all" and self.cfg.holdout:
       text += f", part {self.part}"
+    if self.part == "train" and self.cfg.share < 1:
+      text += f", {100 * self.cfg.share:.3g} % of its audio"
     if self.classes is not None:
       text += f", {len(self.classes)} classes"
     if self.skipped:
@@ -313,8 +315,13 @@ def check_share(
 
 def is_held_out(name: str, share: float) -> bool:
   """Whether the recording with this id belongs to the part held out."""
-  digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-  return int.from_bytes(digest, "little") < share * 2.0**64
+  return _digest(name) < share * 2.0**64
+
+
+def _digest(name: str, key: bytes = b"") -> int:
+  """A number of 64 bits, the same on every machine."""
+  digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest()
+  return int.from_bytes(digest, "little")
 
 
 def _select(source: Source, cfg: DataConfig, part: str) -> Part:
@@ -323,10 +330,28 @@ def _select(source: Source, cfg: DataConfig, part: str) -> Part:
     origins = getattr(source, "origins", source.ids)
     held = np.fromiter((is_held_out(str(n), cfg.holdout) for n in origins), bool, len(chosen))
     chosen = np.flatnonzero(held if part == "holdout" else ~held)
+  if part == "train" and cfg.share < 1.0 and len(chosen):
+    chosen = _share(source, chosen, cfg)
   counts = crops.clip_counts(
     np.asarray(source.frames)[chosen], np.asarray(source.rates)[chosen], cfg
   )
   return Part(chosen, np.cumsum(counts))
+
+
+def _share(source: Source, chosen: np.ndarray, cfg: DataConfig) -> np.ndarray:
+  """The recordings, of those chosen, whose audio is nearest to `cfg.share` of theirs; at least one.
+
+  They are the first in an order that `share_seed` and the ids decide, so shares are nested. Pieces
+  of one recording follow each other in it.
+  """
+  origins = getattr(source, "origins", source.ids)
+  salt = f"share {cfg.share_seed}".encode()
+  keys = [_digest(str(origins[int(i)]), key=salt) for i in chosen]
+  order = np.argsort(np.array(keys, np.uint64), kind="stable")
+  seconds = np.asarray(source.frames)[chosen[order]] / np.asarray(source.rates)[chosen[order]]
+  ends = np.cumsum(seconds)
+  nearest = int(np.argmin(np.abs(ends - cfg.share * ends[-1])))
+  return np.sort(chosen[order[: nearest + 1]])
 
 
 def _why_empty(source: Source, cfg: DataConfig, part: str) -> str:

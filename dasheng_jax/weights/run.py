@@ -1,10 +1,11 @@
-"""The encoder of a training run that has exported none: straight from a checkpoint of the run.
+"""The model of a training run that has exported none: straight from a checkpoint of the run.
 
     RUN/checkpoints/STEP/meta   json: configuration, and shape, type and checksum of every array
     RUN/checkpoints/STEP/state  every array of the training state (orbax)
 
-Only the encoder's arrays are read, whatever the size of the rest. Where the run keeps a moving
-average of its parameters, that is the encoder, as in the export at its end.
+Only the model's arrays are read (of `read_checkpoint` the encoder's), whatever the size of the
+rest. Where the run keeps a moving average of its parameters, that is the model, as in the export at
+its end.
 """
 
 from __future__ import annotations
@@ -50,6 +51,17 @@ def read_checkpoint(step: Path) -> tuple[DashengConfig, dict]:
   The configuration computes in float32, with scanned layers, whatever the run did. Raises
   WeightsError where the checkpoint is damaged, of another model, or written by another version.
   """
+  cfg, tree = _read(step, ("encoder",))
+  return cfg, {kind: halves["encoder"] for kind, halves in tree.items()}
+
+
+def read_autoencoder(step: Path) -> tuple[DashengConfig, dict]:
+  """As `read_checkpoint`, of the whole model: what `pretrain_loss` takes."""
+  return _read(step, ("encoder", "decoder"))
+
+
+def _read(step: Path, halves: tuple[str, ...]) -> tuple[DashengConfig, dict]:
+  """(configuration, {"params", "batch_stats"} of the named halves)."""
   meta = _read_meta(step)
   try:
     saved, record = meta["config"]["model"], dict(meta["arrays"])
@@ -63,11 +75,13 @@ def read_checkpoint(step: Path) -> tuple[DashengConfig, dict]:
   cfg = dataclasses.replace(cfg, compute=ComputeConfig(scan=scanned))
   shapes = jax.eval_shape(functools.partial(init_variables, cfg), jax.random.key(0))
   kept = "ema" if any(path.startswith("ema/") for path in record) else "params"
-  home = {"params": f"{kept}/encoder", "batch_stats": "model_state/encoder"}
+  home = {"params": kept, "batch_stats": "model_state"}
   wanted = {
-    f"{home[kind]}/{path}": leaf
+    f"{home[kind]}/{half}/{path}": leaf
     for kind in home
-    for path, leaf in flatten(shapes[kind]["encoder"]).items()
+    for half in halves
+    if half in shapes[kind]
+    for path, leaf in flatten(shapes[kind][half]).items()
   }
   for path, leaf in wanted.items():
     if list(record.get(path, ()))[:2] != [list(leaf.shape), str(leaf.dtype)]:
@@ -80,10 +94,10 @@ def read_checkpoint(step: Path) -> tuple[DashengConfig, dict]:
   if wrong:
     raise WeightsError(_damaged(step, f"checksum of {wrong[0]} ({len(wrong)} arrays)"))
   tree = unflatten(arrays)
-  encoder, statistics = tree[kept]["encoder"], tree["model_state"]["encoder"]
+  params = tree[kept]
   if not scanned:
-    encoder = {**encoder, "blocks": stack_layers(encoder["blocks"])}
-  return cfg.with_compute(scan=True), {"params": encoder, "batch_stats": statistics}
+    params = {k: {**half, "blocks": stack_layers(half["blocks"])} for k, half in params.items()}
+  return cfg.with_compute(scan=True), {"params": params, "batch_stats": tree["model_state"]}
 
 
 def _read_meta(step: Path) -> dict[str, Any]:

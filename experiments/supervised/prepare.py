@@ -168,6 +168,8 @@ def prepare(
   method = NETWORK if method is None else method
   if cfg.frozen and method is not NETWORK:
     raise UsageError("--frozen: this program trains no classifier alone; leave it out")
+  if cfg.data.share < 1:
+    raise UsageError(f"--data.share {cfg.data.share:g}: labelled sets are used whole")
   labelled = open_set(cfg.data.source[0], cfg.data, cfg.fold)
   # The set has split itself: what `holdout` decided there is not to be decided again.
   data = dataclasses.replace(cfg.data, holdout=0.0)

@@ -1,5 +1,6 @@
 """Step n's batch is a pure function of (seed, n, data set)."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -173,6 +174,31 @@ def test_holdout_is_disjoint_stable_and_of_the_right_size(library):
   assert abs(share - 0.25) < 0.03
   with pytest.raises(DataError, match="set data.holdout"):
     open_dataset(DataConfig(source=(folder,)), "holdout")
+
+
+def test_shares_are_nested_and_leave_the_held_out_part_alone(library):
+  folders = [str(library("many", 60)), str(library("few", 12, seconds=0.4))]
+  cfg = DataConfig(source=folders, holdout=0.2, crop_seconds=0.02)
+
+  def recordings(share, seed=0):
+    dataset = open_dataset(dataclasses.replace(cfg, share=share, share_seed=seed))
+    assert (f"{100 * share:g} % of its audio" in dataset.describe()) == (share < 1)
+    names = [{s.ids[i] for i in dataset.recordings_of(n)} for n, s in enumerate(dataset.sources)]
+    return [{f"{n}/{name}" for name in each} for n, each in enumerate(names)], dataset.hours
+
+  (whole, hours), last = recordings(1.0), [set(), set()]
+  for share in (0.01, 0.1, 0.25, 0.5, 0.9):
+    found, length = recordings(share)
+    for before, each, all_of_it in zip(last, found, whole, strict=True):
+      assert each  # of every source at least one
+      assert before <= each <= all_of_it
+    # The longest recording lasts 0.33 of the few's mean share; nearest is within half of one.
+    assert share < 0.1 or abs(length / hours - share) < 0.06
+    last = found
+  assert recordings(0.5) == recordings(0.5)
+  assert recordings(0.5, seed=1)[0] != recordings(0.5)[0]
+  held = [open_dataset(dataclasses.replace(cfg, share=s), "holdout").ids for s in (0.1, 1.0)]
+  assert list(held[0]) == list(held[1])
 
 
 def test_shard_order_needs_shards(library):

@@ -16,6 +16,8 @@ from pipelines import DataConfig, DataError
     ("crop_seconds", 0.0, "data.crop_seconds is 0.0"),
     ("crop_seconds", float("nan"), "data.crop_seconds is nan"),
     ("holdout", 1.0, "data.holdout is 1.0"),
+    ("share", 0.0, "data.share is 0.0"),
+    ("share", 1.5, r"a share of the training audio in \(0, 1\]"),
     ("max_bad_share", -0.1, "data.max_bad_share"),
     ("workers", -1, "data.workers"),
     ("prefetch", 0, "data.prefetch"),

@@ -14,6 +14,7 @@ from dasheng_jax.blocks import unstack_layers
 from dasheng_jax.errors import WeightsError
 from dasheng_jax.weights.files import write_encoder_file
 from dasheng_jax.weights.load import load_encoder, read_encoder
+from dasheng_jax.weights.run import newest_step, read_autoencoder
 from experiments.training import config_io
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.dasheng_task import encoder_of
@@ -99,6 +100,17 @@ def test_the_way_a_run_computes_is_not_the_models(tmp_path):
   assert variables["params"]["positions"]["time"].shape == (cfg.encoder.positions, 32) == (5, 32)
   with pytest.raises(WeightsError, match="has 2 heads; leave heads=4 out"):
     read_encoder(tmp_path, heads=4)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_the_whole_model_is_read_for_its_loss(tmp_path, scan):
+  model = MODEL.with_compute(scan=scan)
+  encoder = write_run(tmp_path, model, ema=False)
+  cfg, variables = read_autoencoder(newest_step(tmp_path))
+  state = state_at(10, MODEL, False)
+  assert cfg == MODEL
+  assert_same_tree(variables, {"params": state.params, "batch_stats": state.model_state})
+  assert_same_tree({kind: halves["encoder"] for kind, halves in variables.items()}, encoder)
 
 
 def test_a_checkpoint_still_being_written_is_not_there(killed, tmp_path):

@@ -42,7 +42,7 @@ def test_the_suite(tmp_path, small_grid, capsys):
     write_folder(tmp_path / f"tasks/b{number}", ("train", "valid", "test"), given, seed=number)
   write_folder(tmp_path / "tasks/small", FOLDS, {"mode": "small"})
   cfg = HearConfig(str(tmp_path / "tasks"), out=str(tmp_path / "out"), grid_points=2)
-  run.run_hear(cfg, [("spectrum", Spectrum)], str(tmp_path / "all.json"))
+  run.run_hear(cfg, [("spectrum", Spectrum)], [str(tmp_path / "all.json")])
   tasks, groups = capsys.readouterr().out.strip().split("\n\n")
   beehive, small = json.loads((tmp_path / "all.json").read_text())
   assert (beehive["task"], beehive["group"], beehive["score"]) == ("beehive", "general", "aucroc")

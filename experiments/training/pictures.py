@@ -242,8 +242,11 @@ def drawn(
   rows: int,
   size: tuple[float, float],
   ratios: tuple[int, ...] | None = None,
+  shared: bool = True,
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-  """A figure of rows that share the x axis, and these; saved to `path` at the end of the block.
+  """A figure of rows, and these; saved to `path` at the end of the block.
+
+  shared: the rows have one x axis.
 
   Drawn by Agg without pyplot, so that no display is needed and no global state is touched.
   """
@@ -254,7 +257,7 @@ def drawn(
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=ratios)
+    axes: Any = figure.subplots(rows, 1, sharex=shared, squeeze=False, height_ratios=ratios)
     yield figure, list(axes[:, 0])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

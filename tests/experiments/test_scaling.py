@@ -22,7 +22,7 @@ from tests.experiments.tiny_pretrain import TINY, Watched, read_json, shared_pro
 
 CFG = ScalingConfig(
   recipe="tiny",
-  sizes=("thin", "wide"),
+  sizes=("thin",),
   shares=(0.4, 1.0),
   steps=(4,),
   source=("synthetic:10",),
@@ -34,12 +34,13 @@ CFG = ScalingConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny():
-  """Two sizes that compile in seconds, and a recipe for them."""
+  """A size that compiles in seconds; files that no test looks at are left out."""
   with shared_programs(), pytest.MonkeyPatch.context() as patch:
     patch.setitem(EXPERIMENTS, "tiny", TINY)
-    for name, width in (("thin", 16), ("wide", 32)):
-      size = Size(EncoderConfig(width, 1, 2), DecoderConfig(16, 1, 2))
-      patch.setitem(studies.SIZES, name, size)
+    size = Size(EncoderConfig(16, 1, 2), DecoderConfig(16, 1, 2))
+    patch.setitem(studies.SIZES, "thin", size)
+    patch.setattr(pretrain, "draw_pictures", lambda *_: ())
+    patch.setattr(pretrain, "write_encoder_file", lambda *_: None)
     yield
 
 
@@ -90,13 +91,12 @@ def finished(tmp_path_factory):
 def test_a_stopped_study_goes_on_where_it_was(finished):
   cfg, code, first, second = finished
   label = "{}_share{}_steps4_seed0".format
-  order = [label(size, share) for share in (0.4, 1) for size in ("thin", "wide")]
+  order = [label("thin", share) for share in (0.4, 1)]
   assert code == 128 + 15
-  assert first == order[:2]
+  assert first == order
   assert second == order[1:]
   resumed = [read_json(Path(cfg.out) / name / "summary.json")["resumed_at"] for name in order]
-  assert resumed[0] == resumed[2] == resumed[3] == 0
-  assert resumed[1] > 0
+  assert resumed[0] == 0 < resumed[1]
 
 
 def test_a_finished_study_runs_nothing_and_says_the_same(finished, started, monkeypatch, capsys):
@@ -114,22 +114,21 @@ def test_the_loss_is_the_same_clips_and_masks_for_all(finished):
   """Of the same seed as the runs', that is what the runs' own validation says."""
   cfg = finished[0]
   content = json.loads((Path(cfg.out) / "scaling.json").read_text())
-  assert len({p["encoder"] for p in content["runs"]}) == 2
   hours = sorted({p["hours"] for p in content["runs"]})
   assert hours[0] / hours[1] == pytest.approx(0.4, abs=0.15)
   for point in content["runs"]:
     summary = read_json(Path(cfg.out) / point["name"] / "summary.json")
     assert point["loss"] == pytest.approx(summary["validation_loss"], rel=1e-5)
-  assert len({p["loss"] for p in content["runs"]}) == 4
+  assert len({p["loss"] for p in content["runs"]}) == 2
 
 
 def test_what_is_missing_is_named_and_what_is_there_collected(finished, started, capsys):
   cfg = dataclasses.replace(finished[0], steps=(4, 9), collect=True)
   scaling.main(cfg)
   said = capsys.readouterr()
-  assert "4 of 8 runs are not finished: thin_share0.4_steps9_seed0" in said.err
-  assert said.out.count("\n| ") == 4
-  with pytest.raises(UsageError, match="none of the 4 runs is finished there"):
+  assert "2 of 4 runs are not finished: thin_share0.4_steps9_seed0" in said.err
+  assert said.out.count("\n| ") == 2
+  with pytest.raises(UsageError, match="none of the 2 runs is finished there"):
     scaling.main(dataclasses.replace(cfg, steps=(9,)))
   assert not started
 
@@ -161,7 +160,7 @@ def test_commands_for_a_cluster_start_nothing(tmp_path, started, capsys):
   cfg = dataclasses.replace(CFG, out=str(tmp_path / "none"), launch="cluster")
   scaling.main(cfg)
   lines = [x for x in capsys.readouterr().out.splitlines() if not x.startswith("#")]
-  assert len(lines) == 4
+  assert len(lines) == 2
   assert all(line.startswith("python -m experiments.pretrain --config tiny ") for line in lines)
   assert not started
   assert not (tmp_path / "none").exists()

@@ -5,7 +5,6 @@ import shlex
 
 import pytest
 
-from experiments import pretrain
 from experiments.configs.pretrain import EXPERIMENTS
 from experiments.configs.scaling import SIZES, STUDIES, ScalingConfig
 from experiments.planning.topology import parse_topology
@@ -86,15 +85,6 @@ def test_lines_for_a_cluster_say_what_a_run_costs():
   plain = launch_lines(dataclasses.replace(cfg, topology=""), found)
   assert " h at " not in plain
   assert "1.98e+20 operations" in plain
-
-
-def test_the_largest_model_of_the_grid_traces():
-  cfg = dataclasses.replace(CFG, sizes=("dasheng_1_2b",), steps=(40,), shares=(1.0,), seeds=(0,))
-  (trial,) = trials(cfg)
-  run = trial.config
-  task = pretrain.dasheng_task(run.model)
-  optimiser = pretrain.make_optimiser(run.optim, run.loop.steps)
-  assert "the step traces" in pretrain.dry_run(run, task, optimiser)
 
 
 @pytest.mark.parametrize(

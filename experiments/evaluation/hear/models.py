@@ -26,9 +26,7 @@ def models_of(specs: Sequence[str], features: Sequence[str]) -> list[tuple[str, 
     name = _name(spec, features)
     if name in models:
       raise UsageError(f"--checkpoint {spec}: two are called {name}; rename one")
-    models[name] = functools.partial(
-      open_encoder, spec, features=tuple(features), timestamps=True
-    )
+    models[name] = functools.partial(open_encoder, spec, features=tuple(features), timestamps=True)
   return list(models.items())
 
 

@@ -11,8 +11,8 @@ import soundfile
 from experiments import evaluate
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluation.xares import suite
-from experiments.evaluation.xares.pooled import Pooled
 from experiments.evaluation.xares.config import XaresConfig
+from experiments.evaluation.xares.pooled import Pooled
 from experiments.evaluation.xares.table import NOT_HERE, TASKS
 from experiments.evaluation.xares.tars import local_task, tar_task, tasks_in
 from experiments.training.errors import UsageError

@@ -14,10 +14,12 @@ from experiments.configs import finetune, scenes, taggers
 from experiments.supervised.run import run
 from experiments.training import cli
 
+EXPERIMENTS = {**finetune.EXPERIMENTS, **scenes.FINETUNE, **taggers.FINETUNE}
+
 if __name__ == "__main__":
   cli.run_main(
     run,
-    {**finetune.EXPERIMENTS, **scenes.FINETUNE, **taggers.FINETUNE},
+    EXPERIMENTS,
     prog="finetune",
     description="Trains and fine-tunes on a labelled set; resumes by itself.",
   )

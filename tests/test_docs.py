@@ -60,7 +60,7 @@ def test_commands_exist(document, module):
 )
 def test_configurations_exist(document, named):
   command, name = named.split(" --config ")
-  registry = importlib.import_module(f"experiments.configs.{command}").EXPERIMENTS
+  registry = importlib.import_module(f"experiments.{command}").EXPERIMENTS
   assert name in registry
 
 

@@ -179,7 +179,7 @@ def test_the_mean_of_the_best_states_is_the_same_after_a_stop(audio, tmp_path, m
   assert report["best_accuracy"] == pytest.approx(held_out[steps[0]])
   states = [read_state(runs["whole"] / "best", step) for step in steps]
   mean = mean_state(states)
-  np.testing.assert_array_equal(whole["classifier.5.bias"], mean["params/head/output/bias"])
+  np.testing.assert_array_equal(whole["classifier.5.bias"], mean["params/head/logits/bias"])
   told = f"mean of steps {', '.join(map(str, steps))}"
   assert told in (runs["whole"] / "selection.md").read_text()
   assert told in capsys.readouterr().err

@@ -52,6 +52,7 @@ def draw(
       axis.set(ylabel="held-out loss")
       axis.yaxis.set_major_formatter("{x:.3g}")
       axis.yaxis.set_minor_formatter("{x:.3g}")
+      axis.tick_params(axis="x", which="minor", labelsize=7)
       axis.legend(fontsize=9)
   return Path(path)
 

@@ -116,19 +116,20 @@ def distinct(column: Losses) -> int:
 def doubts(fitted: Fitted, variables: Variables, losses: Losses) -> tuple[str, ...]:
   """What the runs cannot tell, a sentence each."""
   law, told = fitted.law, []
+  names = [name.replace("_", " ") for name in fitted.names]
   cells = len(np.unique(np.asarray(variables), axis=0))
   if cells <= law.count:
     told.append(f"{cells} cells for {law.count} numbers: the law is one of many that fit as well")
   elif cells < law.count + SPARE:
     told.append(f"{cells} cells for {law.count} numbers: intervals are rough")
-  for name, column in zip(fitted.names, np.asarray(variables).T, strict=True):
+  for name, column in zip(names, np.asarray(variables).T, strict=True):
     values, needed = distinct(column), 2 + law.has_floor
     if values < needed:
       told.append(f"{values} values of {name}, where {needed} tell an exponent")
   for name in at_bound(law, losses):
     end = "at its bound" if name != "E" else "at its bound, 0 or the lowest loss"
     told.append(f"{name} is {end}: the runs do not decide it")
-  for number, name in enumerate(fitted.names):
+  for number, name in enumerate(names):
     between = fitted.interval(_exponent(number))
     if between and between[0] <= 0 <= between[1]:
       told.append(f"{GREEK[number]} may be 0: the loss cannot be told to change with {name}")

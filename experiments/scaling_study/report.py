@@ -83,13 +83,17 @@ def figures(fitted: Fitted) -> dict[str, Callable[[Law], float]]:
   if fitted.law.has_floor:
     found["E"] = lambda law: law.floor
   for i, name in enumerate(fitted.names):
-    found[GREEK[i]] = lambda law, i=i: law.exponents[i]
-    found[FACTORS[i]] = lambda law, i=i: law.factors[i]
+    found[GREEK[i]] = _nth("exponents", i)
+    found[FACTORS[i]] = _nth("factors", i)
     centre = f"{FACTORS[i]}'s part of the loss at {fitted.law.centres[i]:.3g} {TITLES[name]}"
-    found[centre] = lambda law, i=i: law.shares[i]
+    found[centre] = _nth("shares", i)
   if fitted.names == (PARAMETERS, HEARD):
     found["a"] = lambda law: law.exponents[1] / sum(law.exponents)
   return found
+
+
+def _nth(name: str, number: int) -> Callable[[Law], float]:
+  return lambda law: getattr(law, name)[number]
 
 
 def as_json(fitted: Fitted) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from experiments.scaling_study.laws import best_runs, fit_laws
 from experiments.scaling_study.picture import draw
 from tests.experiments.scaling_study.runs import LAW, points
 
-CFG = ScalingConfig(resamples=20)
+CFG = ScalingConfig(resamples=6)
 
 
 def test_a_grid_of_one_length():

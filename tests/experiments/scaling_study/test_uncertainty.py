@@ -69,7 +69,7 @@ def test_a_power_law_without_a_floor_is_covered():
 )
 def test_what_the_runs_cannot_tell_is_said(values, said):
   variables = grid(seeds=2)
-  found = fit(variables, values(variables), NAMES, resamples=30)
+  found = fit(variables, values(variables), NAMES, resamples=15)
   assert any(said in doubt for doubt in found.doubts), found.doubts
 
 

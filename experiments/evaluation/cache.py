@@ -121,12 +121,12 @@ def surroundings() -> dict[str, Any]:
 
 def _packed(names: Sequence[str], made: Sequence[Embedding]) -> dict[str, np.ndarray]:
   arrays = {"keys": np.array(names), "scenes": np.stack([one.scene for one in made])}
-  if made[0].timestamps is not None:
-    frames = [one.timestamps for one in made]
+  frames = [one.timestamps for one in made if one.timestamps is not None]
+  if frames:
     arrays |= {
       "counts": np.array([len(found) for found in frames]),
       "frames": np.concatenate(frames),
-      "times_ms": np.concatenate([one.times_ms for one in made]),
+      "times_ms": np.concatenate([one.times_ms for one in made if one.times_ms is not None]),
     }
   return arrays
 

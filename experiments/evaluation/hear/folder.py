@@ -100,7 +100,8 @@ class TaskFolder:
 
   def grid(self, grid: Grid) -> Grid:
     """The grid with what this task has otherwise."""
-    return dataclasses.replace(grid, **{**TASK_GRIDS.get(self.name, {}), **self.changes})
+    changes: dict[str, Any] = {**TASK_GRIDS.get(self.name, {}), **self.changes}
+    return dataclasses.replace(grid, **changes)
 
   def truth(self, part: str) -> dict[str, Any]:
     """{file: labels} of a part as text, or {file: events}, in the file's order."""
@@ -165,7 +166,7 @@ def open_folder(path: str | Path) -> TaskFolder:
   return folder
 
 
-def _check(folder: HearFolder) -> None:
+def _check(folder: TaskFolder) -> None:
   if not folder.scores or not folder.labels:
     raise DataError(f"{folder.path}: a task needs scores and labels")
   if folder.folds and len(folder.parts) < 3:

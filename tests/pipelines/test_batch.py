@@ -177,7 +177,7 @@ def test_holdout_is_disjoint_stable_and_of_the_right_size(library):
 
 
 def test_shares_are_nested_and_leave_the_held_out_part_alone(library):
-  folders = [str(library("many", 60)), str(library("few", 12, seconds=0.4))]
+  folders = (str(library("many", 60)), str(library("few", 12, seconds=0.4)))
   cfg = DataConfig(source=folders, holdout=0.2, crop_seconds=0.02)
 
   def recordings(share, seed=0):

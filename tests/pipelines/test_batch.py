@@ -192,7 +192,7 @@ def test_shares_are_nested_and_leave_the_held_out_part_alone(library):
     for before, each, all_of_it in zip(last, found, whole, strict=True):
       assert each  # of every source at least one
       assert before <= each <= all_of_it
-    # The longest recording lasts 0.33 of the few's mean share; nearest is within half of one.
+    # Recordings are whole: the nearest length is within half of a long one.
     assert share < 0.1 or abs(length / hours - share) < 0.06
     last = found
   assert recordings(0.5) == recordings(0.5)

@@ -7,7 +7,6 @@ from mobile_jax.weights import load
 from mobile_jax.weights.load import write_model
 from tests.dasheng_jax.conftest import tiny as tiny
 from tests.dasheng_jax.conftest import tiny_state as tiny_state
-from tests.mobile_jax.conftest import mobile_fixtures as mobile_fixtures
 from tests.mobile_jax.conftest import recorded as recorded
 from tests.mobile_jax.conftest import variables_of as variables_of
 from tests.mobile_jax.fixtures import drawn, shapes_of, traced_once

@@ -104,8 +104,16 @@ def _decides(variables: Variables, count: int) -> bool:
   return several and len(np.unique(variables, axis=0)) >= count
 
 
-def _exponent(number: int) -> Callable[[Law], float]:
-  return lambda law: law.exponents[number]
+def _fall(number: int, column: Losses) -> Callable[[Law], float]:
+  """By how much the loss falls from the least to the largest value of a variable."""
+  ends = np.array([column.min(), column.max()])
+
+  def of(law: Law) -> float:
+    ratios = ends / law.centres[number]
+    least, largest = law.shares[number] * ratios ** -law.exponents[number]
+    return float(least - largest)
+
+  return of
 
 
 def distinct(column: Losses) -> int:
@@ -129,9 +137,12 @@ def doubts(fitted: Fitted, variables: Variables, losses: Losses) -> tuple[str, .
   for name in at_bound(law, losses):
     end = "at its bound" if name != "E" else "at its bound, 0 or the lowest loss"
     told.append(f"{name} is {end}: the runs do not decide it")
-  for number, name in enumerate(names):
-    between = fitted.interval(_exponent(number))
-    if between and between[0] <= 0 <= between[1]:
+  # Where a variable changes nothing, its share of the loss is near 0 and its exponent is anything,
+  # so what is judged is the whole fall of the loss, beside the scatter of one run about the law.
+  scatter = float(np.sqrt(np.mean(np.square(losses - law(variables)))))
+  for number, (name, column) in enumerate(zip(names, np.asarray(variables).T, strict=True)):
+    between = fitted.interval(_fall(number, column))
+    if between and between[0] <= scatter and between[1] >= -scatter:
       told.append(f"{GREEK[number]} may be 0: the loss cannot be told to change with {name}")
     elif (between and between[1] < 0) or (not between and law.exponents[number] <= 0):
       told.append(f"{GREEK[number]} is below 0: the loss rises with {name}")

@@ -88,6 +88,7 @@ def finished(tmp_path_factory):
   return cfg, stop.value.code, first, names
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_where_it_was(finished):
   cfg, code, first, second = finished
   label = "{}_share{}_steps4_seed0".format
@@ -99,6 +100,7 @@ def test_a_stopped_study_goes_on_where_it_was(finished):
   assert resumed[0] == 0 < resumed[1]
 
 
+@pytest.mark.slow
 def test_a_finished_study_runs_nothing_and_says_the_same(finished, started, monkeypatch, capsys):
   cfg = finished[0]
   out = Path(cfg.out)
@@ -110,6 +112,7 @@ def test_a_finished_study_runs_nothing_and_says_the_same(finished, started, monk
   assert not started
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_same_clips_and_masks_for_all(finished):
   """Of the same seed as the runs', that is what the runs' own validation says."""
   cfg = finished[0]
@@ -122,6 +125,7 @@ def test_the_loss_is_the_same_clips_and_masks_for_all(finished):
   assert len({p["loss"] for p in content["runs"]}) == 2
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_and_what_is_there_collected(finished, started, capsys):
   cfg = dataclasses.replace(finished[0], steps=(4, 9), collect=True)
   scaling.main(cfg)
@@ -133,12 +137,14 @@ def test_what_is_missing_is_named_and_what_is_there_collected(finished, started,
   assert not started
 
 
+@pytest.mark.slow
 def test_another_run_in_the_folder_is_refused(finished, started):
   cfg = dataclasses.replace(finished[0], collect=True, holdout=0.2)
   with pytest.raises(UsageError, match=r"was made with data.holdout 0.3, and 0.2 is asked for"):
     scaling.main(cfg)
 
 
+@pytest.mark.slow
 def test_encoders_are_also_judged_by_labelled_clips(finished):
   waves = np.random.default_rng(0).normal(0, 0.1, (12, 8000)).astype(np.float32)
   waves[::2] *= np.sin(np.arange(8000) / 20).astype(np.float32)

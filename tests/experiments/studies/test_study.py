@@ -113,7 +113,7 @@ def test_students_differ_in_the_teacher_alone(tmp_path):
 def test_the_suite_of_hear_is_told_its_tasks_and_features(tmp_path):
   laid_out = study.LAID_OUT["hear_features"](config("hear_features", tmp_path))
   cfg = understood(next(cell.line for cell in laid_out.cells if cell.row == "M_B+L"))
-  assert (cfg.suite, cfg.features, cfg.hear.tasks) == ("hear", ("blocks", "mel"), "tasks")
+  assert (cfg.suite, cfg.features, cfg.hear.tasks) == (("hear",), ("blocks", "mel"), "tasks")
   assert cfg.checkpoint == ("mn04",)
   records = [
     {"task": "esc50", "group": "general", "percent_of_best": 97.0},

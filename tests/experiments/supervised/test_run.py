@@ -153,6 +153,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, audio, tmp_path, monke
   assert all(whole[name].tobytes() == resumed[name].tobytes() for name in whole)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_best_states_is_the_same_after_a_stop(audio, tmp_path, monkeypatch, capsys):
   """Classes drawn equally often, a validation every step; the run ends when nothing gets better."""
   runs = {}

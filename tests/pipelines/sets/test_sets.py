@@ -267,7 +267,7 @@ def _listed(folder):
 def test_what_cannot_be_opened_says_what_to_write(tmp_path, esc):
   for spec, fold, match in (
     ("esc5=x", "", r"unknown; did you mean esc50=PATH"),
-    ("zzz=x", "", r"write NAME=PATH with audioset, openmic"),
+    ("zzz=x", "", r"write NAME=PATH with audioset, audioset_weak"),
     ("esc50=/nowhere", "", r"no folder at '/nowhere'"),
     (f"esc50={esc}", "6", r"fold '6' is not one of 1, 2, 3, 4, 5"),
     (f"dcase20={esc}", "", r"no table at .*meta\.csv"),

@@ -35,6 +35,9 @@ from experiments.training import cli
 from experiments.training.errors import UsageError
 from pipelines.tasks import open_task
 
+# What benchmarks settle themselves.
+_OF_PROBES = ("pooling", "k", "metric", "c", "seeds", "mlp", "attention", "cache", "picture")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
@@ -125,8 +128,10 @@ def check(cfg: EvaluateConfig) -> tuple[Suite, ...]:
   benchmarks = [suite for suite in cfg.suite if suite not in SUITES]
   if benchmarks and len(cfg.suite) > 1:
     raise UsageError(f"--suite {benchmarks[0]}: is a benchmark; run it without other suites")
-  if cfg.picture and benchmarks:
-    raise UsageError(f"--picture: the suite {benchmarks[0]} draws none; leave it out")
+  plain = EvaluateConfig()
+  given = [name for name in _OF_PROBES if getattr(cfg, name) != getattr(plain, name)]
+  if benchmarks and given:
+    raise UsageError(f"--{given[0]}: is of probes; the suite {benchmarks[0]} takes it not")
   if not cfg.tasks:
     raise UsageError("--tasks is empty: give NAME=FOLDER, or synthetic")
   if cfg.k < 1:

@@ -19,6 +19,7 @@ from experiments.configs.transfer import EXPERIMENTS, TransferConfig
 from experiments.studies.weights import network_of
 from experiments.supervised.run import run
 from experiments.training import cli
+from experiments.training.cluster import join_cluster
 from experiments.training.errors import UsageError
 from mobile_jax.families import Config, named
 from mobile_jax.models import MODELS
@@ -30,6 +31,8 @@ def resolved(cfg: TransferConfig) -> SupervisedConfig:
     raise UsageError(f"--mode {cfg.mode}: name the weights that it begins with, with --init")
   if cfg.frozen:
     raise UsageError("--frozen: say --mode frozen")
+  if cfg.student and cfg.mode != "scratch":
+    raise UsageError(f"--student: is of --mode scratch; {cfg.mode} has the network of --init")
   model = _network(cfg)
   fields = {field.name for field in dataclasses.fields(SupervisedConfig)}
   told: dict[str, Any] = {name: getattr(cfg, name) for name in fields}
@@ -50,6 +53,8 @@ def _network(cfg: TransferConfig) -> Config:
 
 def main(cfg: TransferConfig) -> int:
   """Runs one cell; the exit code."""
+  if not cfg.dry_run:  # before weights are read, which would start JAX without the other processes
+    join_cluster(cfg.loop.peer_seconds)
   return run(resolved(cfg), "transfer")
 
 

@@ -75,6 +75,19 @@ class LogMelEmbedder:
       for (frames, scene), count in zip(made, counts, strict=True)
     ]
 
+  def scenes(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The scene f32[d] of each wave f32[s] of one group."""
+    return [made.scene for made in self.embed(waves)]
+
+  def over_time(self, waves: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Frames f32[n, d] and their times in ms of each wave f32[s] of one group."""
+    found = []
+    for made in self.embed(waves):
+      assert made.timestamps is not None, "an embedder that was asked for timestamps"
+      assert made.times_ms is not None
+      found.append((made.timestamps, made.times_ms))
+    return found
+
 
 def _frames_and_scene(
   cfg: MelConfig, wave: Float[Array, "b s"], lengths: Int[Array, " b"]

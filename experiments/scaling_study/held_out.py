@@ -24,7 +24,7 @@ from experiments.evaluation.embed import embed_set
 from experiments.evaluation.knn import knn_accuracy
 from experiments.scaling_study.grid import Trial, hours_of_training
 from experiments.scaling_study.launch import parameters, run_flops
-from experiments.training import config_io
+from experiments.training import config_io, entry
 from experiments.training.dasheng_task import for_evaluation
 from experiments.training.entry import MAY_DIFFER, SUMMARY
 from experiments.training.errors import RunError, UsageError
@@ -105,7 +105,8 @@ class Judge:
     """The figures of a finished run."""
     path = trial.folder / FILE
     clips = {task.name: len(task) for task in self._tasks}
-    settings = {"seed": SEED, "k": self._k, "tasks": clips}
+    exam = entry.fingerprint(_held_out(trial.config.data))
+    settings = {"seed": SEED, "k": self._k, "tasks": clips, "held_out": exam}
     if path.is_file() and (found := _read(path)).get("settings") == settings:
       loss, accuracy = float(found["loss"]), found["accuracy"]
     else:

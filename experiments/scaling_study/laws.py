@@ -86,8 +86,6 @@ def best_runs(points: Sequence[Point]) -> list[Point]:
   found: list[Point] = []
   for p in sorted(points, key=lambda p: (p.flops, p.loss)):
     if not found or p.loss < found[-1].loss:
-      if found and found[-1].flops == p.flops:
-        continue
       found.append(p)
   return found
 

@@ -75,6 +75,8 @@ def points(content: Any) -> Points:
     if record["percent_of_best"] is not None:
       percent = record["percent_of_best"]
       found[record["task"]] = {"all": percent, record["group"]: percent}
+  if not found:
+    raise UsageError("--data hear=FOLDER: holds none of the tasks of HEAR 2021's table")
   return found
 
 

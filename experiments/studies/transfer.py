@@ -18,6 +18,7 @@ from experiments.configs.transfer import EXPERIMENTS, MODES, MORE, NETWORKS, TAS
 from experiments.studies.cell import Cell, Points, scores_of_run
 from experiments.studies.config import StudyConfig
 from experiments.studies.study import Study
+from experiments.training.entry import say
 from experiments.training.errors import UsageError
 
 EVERY = {**TASKS, **MORE}
@@ -36,6 +37,10 @@ def transfer(cfg: StudyConfig) -> Study:
       "--init is missing: frozen and fine-tuned networks begin with weights; from scratch alone, "
       "--modes scratch --student NAME"
     )
+  for task in sets:
+    if len(cfg.seeds) > EVERY[task].trials:
+      left = ", ".join(map(str, cfg.seeds[EVERY[task].trials :]))
+      say(f"transfer: {task} has {EVERY[task].trials} trials as published; without seeds {left}")
   cells = tuple(
     _cell(cfg, task, source, mode, seed)
     for task, source in sets.items()
@@ -75,7 +80,7 @@ def _cell(cfg: StudyConfig, task: str, source: str, mode: Mode, seed: int) -> Ce
     (
       *("--config", task, "--mode", mode),
       *(("--init", cfg.init) if cfg.init else ()),
-      *(("--student", cfg.student) if cfg.student else ()),
+      *(("--student", cfg.student) if cfg.student and mode == "scratch" else ()),
       *("--data.source", source),
       *(("--fold", "all") if EVERY[task].folds else ()),
       *("--compile_cache", str(Path(cfg.out) / "programs")),

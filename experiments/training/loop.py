@@ -298,6 +298,8 @@ class _Loop:
       self.saving = self.step
       with self._failures(self.step, last=wait):
         self.run.unusable.write()
+        if self.selection.behind:  # a checkpoint without the checks before it is no way on
+          self.selection.write(None, [*self.checkpoints.steps, self.saving])
         self.checkpoints.save(self.state, known if fresh else None, wait=wait)
       hand_back()  # saving frees copies of the whole state
 

@@ -111,6 +111,7 @@ class Selection:
   ):
     self.folder, self.cfg, self.active = folder, cfg, active
     self.checks: list[Check] = []
+    self.behind = False  # whether the disk did not take the latest checks
     if not cfg.on or not due:
       return
     self.checks = [c for c in read_checks(folder) if c.step <= start]
@@ -163,20 +164,24 @@ class Selection:
     if not self.active or not self.cfg.on:
       return
     self.folder.mkdir(parents=True, exist_ok=True)
-    if state is not None:
-      _write_state(self._path(self.checks[-1].step), state, self.checks[-1], self.cfg.metric)
-    rows = [check._asdict() for check in self.checks]
-    write_json(self.folder / CHECKS, {"metric": self.cfg.metric, "checks": rows})
+    self.behind = True
+    try:
+      if state is not None:
+        _write_state(self._path(self.checks[-1].step), state, self.checks[-1], self.cfg.metric)
+    finally:  # a run can do without a state, which is then left out, but not without checks
+      rows = [check._asdict() for check in self.checks]
+      write_json(self.folder / CHECKS, {"metric": self.cfg.metric, "checks": rows})
+    self.behind = False
     self.sweep(checkpoints)
 
   def sweep(self, checkpoints: Iterable[int]) -> None:
     """Removes the states that are no longer needed."""
-    if not self.active or not self.folder.is_dir():
+    if not self.active or not self.cfg.on or not self.folder.is_dir():
       return
     kept = kept_steps(self.checks, self.cfg.metric, self.cfg.average, checkpoints)
     for path in self.folder.glob("*.safetensors*"):
       step = path.name.split(".")[0]
-      if not (step.isdigit() and int(step) in kept and path.suffix == ".safetensors"):
+      if step.isdigit() and not (int(step) in kept and path.suffix == ".safetensors"):
         path.unlink(missing_ok=True)
 
   def _path(self, step: int) -> Path:

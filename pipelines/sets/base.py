@@ -131,6 +131,15 @@ def read_rows(path: Path, name: str, skipinitialspace: bool = False) -> list[lis
     raise DataError(f"{name}: {str(path)!r} is no sound table ({error})") from None
 
 
+def read_lines(path: Path, name: str) -> list[str]:
+  """The lines of a text file. Raises DataError where it cannot be read."""
+  try:
+    return path.read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+    raise DataError(f"{name}: {str(path)!r} cannot be read ({reason})") from None
+
+
 def every_id(source: Source) -> list[str]:
   """Ids of all recordings that a source found, usable or not: damaged ones are not absent."""
   return [*map(str, source.ids), *(name for name, _ in getattr(source, "skipped", ()))]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
-from pipelines.sets.base import TrainingSet, every_id, folder_of, one_split
-from pipelines.sets.listed import Clip, Listed, listed_set
+from pipelines.sets.base import TrainingSet, every_id, folder_of, one_split, read_lines
+from pipelines.sets.listed import Clip, Listed, listed_set, without_suffix
 from pipelines.sources import open_source
 
 SECONDS = 1.0
@@ -35,11 +35,12 @@ def _speech_commands(
   folder = folder_of(path, name, "a folder for each word, and its two lists")
   source = open_source(str(folder), cfg)
   lists = {part: _listed(folder / file, name) for part, file in _LISTS.items()}
-  taken = {clip for clips in lists.values() for clip in clips}
+  # Lists name WAV files; a copy may be stored with another suffix.
+  taken = {without_suffix(clip) for clips in lists.values() for clip in clips}
   lists["train"] = [
     clip
     for clip in sorted(every_id(source))
-    if clip not in taken and "/" in clip and not clip.startswith("_")
+    if without_suffix(clip) not in taken and "/" in clip and not clip.startswith("_")
   ]
 
   def label(clip: str) -> str:
@@ -54,10 +55,7 @@ def _speech_commands(
 
 
 def _listed(path: Path, name: str) -> list[str]:
-  try:
-    lines = path.read_text(encoding="utf-8").split()
-  except OSError as error:
-    raise DataError(f"{name}: {str(path)!r} cannot be read ({error.strerror})") from None
+  lines = [line.strip() for line in read_lines(path, name) if line.strip()]
   if not lines:
     raise DataError(f"{name}: {str(path)!r} lists no recording")
   return lines

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
-from pipelines.sets.base import TrainingSet, every_id, folder_of, one_split
+from pipelines.sets.base import TrainingSet, every_id, folder_of, one_split, read_lines
 from pipelines.sets.listed import Clip, Listed, listed_set, without_suffix
 from pipelines.sources import open_source
 
@@ -41,12 +41,8 @@ def _clip(path: str) -> str:
 
 def _split(path: Path) -> list[tuple[str, str]]:
   """(part, path) of each line."""
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except OSError as error:
-    raise DataError(f"voxceleb1: {str(path)!r} cannot be read ({error.strerror})") from None
   found = []
-  for number, line in enumerate(lines, start=1):
+  for number, line in enumerate(read_lines(path, "voxceleb1"), start=1):
     if not line.strip():
       continue
     which, _, listed = line.strip().partition(" ")

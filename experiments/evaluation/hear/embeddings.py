@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from experiments.evaluation.cache import surroundings
 from experiments.evaluation.hear.events import moment_targets
 from experiments.evaluation.hear.folder import TaskFolder
 from pipelines.errors import BadAudio, DataError
@@ -59,11 +60,19 @@ class Part(NamedTuple):
 def embed_parts(folder: TaskFolder, model: Hears, out: Path) -> dict[str, Part]:
   """The embeddings of all parts; `out` keeps them, and those that it has are not made again.
 
+  They are where code, libraries or the folder's sample rates have changed. Edited audio of the same
+  name is not noticed.
+
   Clips come in the order in which the public package stores them: those of PART.json, shuffled by
   Python's generator, which is seeded with 0 and goes on from part to part.
   """
   out.mkdir(parents=True, exist_ok=True)
-  told = {"model": model.settings, "events": folder.events}
+  told = {
+    "model": model.settings,
+    "events": folder.events,
+    "rates": list(folder.source.rates),
+    "made_by": surroundings(),
+  }
   order = random.Random(ORDER_SEED)
   parts = {}
   for part in folder.parts:

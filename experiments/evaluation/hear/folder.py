@@ -120,8 +120,13 @@ class TaskFolder:
     return found
 
   def truth_of(self, files: Sequence[str]) -> dict[str, Any]:
-    """The labels or events of some files, of whatever parts."""
-    found = {file: told for part in self.parts for file, told in self.truth(part).items()}
+    """The labels or events of some files, of whatever parts; DataError where two share a name."""
+    found: dict[str, Any] = {}
+    for part in self.parts:
+      for file, told in self.truth(part).items():
+        if file in found:
+          raise DataError(f"{self.path / part}.json: {file} is in another part too")
+        found[file] = told
     return {file: found[file] for file in files}
 
   def load(self, part: str, file: str, rate: int) -> np.ndarray:

@@ -89,11 +89,17 @@ def run_task(
     records[split.test] = {**_without_settings(kept), "scores": scores}
     say(f"{folder.path.name}: {split.test}, {_line(scores)}")
   names = list(next(iter(records.values()))["scores"])
-  mean = {name: float(np.mean([r["scores"][name] for r in records.values()])) for name in names}
+  mean = {name: _mean([r["scores"][name] for r in records.values()]) for name in names}
   result = {"task": folder.name, "mode": folder.mode, "scores": mean, "splits": records}
   result["search"] = _without_settings(found)
   write_json(out / RESULT, result)
   return result
+
+
+def _mean(values: Sequence[float]) -> float:
+  """Over the splits that have a figure, as in the public package: no event found has none."""
+  told = [value for value in values if not math.isnan(value)]
+  return float(np.mean(told)) if told else math.nan
 
 
 def _searched(
@@ -156,6 +162,11 @@ def _settings(
     for array in (parts[name].x, parts[name].y):
       digest.update(np.ascontiguousarray(array).data)
   told = {
+    "truth": hashlib.sha256(
+      repr([folder.truth(name) for name in folder.parts]).encode()
+    ).hexdigest(),
+    "postprocessing": folder.postprocessing,
+    "by_loss": folder.by_loss,
     "grid": dataclasses.asdict(grid),
     "points": search.points,
     "seed": search.seed,

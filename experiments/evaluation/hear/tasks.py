@@ -12,8 +12,6 @@ from typing import Literal, NamedTuple
 
 Group = Literal["general", "music", "speech"]
 GROUPS: tuple[Group, ...] = ("general", "music", "speech")
-# Hz, of the folders that the benchmark prepares; a model takes its own, or is resampled for.
-RATES = (16_000, 22_050, 32_000, 44_100, 48_000)
 # The other scores of most clip-wise tasks, behind the one that counts.
 _CLIP = ("top1_acc", "mAP", "d_prime", "aucroc")
 _RANKED = ("mAP", "d_prime", "aucroc", "top1_acc")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.embedding.store import DAMAGED, write_npz
+from experiments.evaluation.cache import surroundings
 from experiments.evaluation.xares.tars import Task
 from experiments.xares.load import Frames
 from pipelines.errors import DataError
@@ -65,7 +66,7 @@ def task_folder(work: str, name: str, source: Frames, task: Task) -> Path | None
     return None
   facts = [list(task.ids), task.targets.tolist(), task.crop_seconds]
   facts.append([list(task.parts), [part.tolist() for part in task.parts.values()]])
-  encoder = re.sub(r"[^-.\w]", "_", name) + f"-{_digest(source.settings)}"
+  encoder = re.sub(r"[^-.\w]", "_", name) + f"-{_digest([source.settings, surroundings()])}"
   return Path(work).expanduser() / encoder / f"{task.name}-{_digest(facts)}"
 
 

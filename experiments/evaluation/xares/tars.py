@@ -80,6 +80,8 @@ def local_task(labelled: LabelledSet) -> Task:
   names = sorted(set(labelled.groups))
   if len(names) < 2:
     raise DataError(f"{labelled.name}: folds are its groups, and it has {len(names)} of them")
+  if labelled.tagged:
+    raise DataError(f"{labelled.name}: has tags; local tasks here have one class for each clip")
   return Task(
     labelled.name,
     LOCAL,

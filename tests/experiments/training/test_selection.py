@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.training import loop
+from experiments.training import loop, selection
 from experiments.training.errors import RunError, UsageError
 from experiments.training.loop import train
 from experiments.training.run import Interrupted, LoopConfig
@@ -19,6 +19,7 @@ from experiments.training.selection import (
   FOLDER,
   Check,
   SelectConfig,
+  Selection,
   due_steps,
   kept_steps,
   mean_state,
@@ -199,3 +200,28 @@ def test_what_is_lost_is_told(unbroken, tmp_path):
   checks.write_text(text)
   with pytest.raises(UsageError, match="--select.metric mAP: the validation has "):
     train(selecting(tmp_path, SelectConfig("mAP", patience=1)))
+
+
+def test_checks_that_the_disk_did_not_take_are_written_later(tmp_path, monkeypatch):
+  """And what a run does not know, or does not select by, it leaves alone."""
+  (tmp_path / "mine.safetensors").write_bytes(b"")
+  chosen = Selection(tmp_path, SELECT, 0, ())
+  with monkeypatch.context() as patch:
+    patch.setattr(selection, "_write_state", _full)
+    for step in (1, 2):
+      assert chosen.note(step, {"loss": 1.0 / step})
+      with pytest.raises(OSError, match="full"):
+        chosen.write({"x": np.ones(2)}, ())
+      assert [check.step for check in read_checks(tmp_path)] == list(range(1, step + 1))
+  assert chosen.behind
+  chosen.write(None, ())
+  assert not chosen.behind
+  (tmp_path / "7.safetensors").write_bytes(b"")
+  Selection(tmp_path, SelectConfig(), 0, ()).sweep(())
+  assert (tmp_path / "7.safetensors").exists()
+  chosen.sweep(())
+  assert [path.name for path in tmp_path.glob("*.safetensors")] == ["mine.safetensors"]
+
+
+def _full(*_):
+  raise OSError("the disk is full")

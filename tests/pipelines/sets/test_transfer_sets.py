@@ -139,8 +139,14 @@ def test_speech_commands_by_their_lists(tmp_path):
     every = open_set(f"{name}={tmp_path}", CFG)
     assert every.classes == ("bed", "cat", "go", "yes")
     assert labels(every, "test") == {"go/0a_nohash_0.wav": "go"}
-  (tmp_path / "testing_list.txt").unlink()
-  with pytest.raises(DataError, match=r"testing_list\.txt' cannot be read"):
+  for path in list(tmp_path.glob("*/*.wav")):  # lists still say .wav
+    path.rename(path.with_suffix(".flac"))
+  flac = open_set(f"speech_commands_v2={tmp_path}", CFG)
+  assert labels(flac, "test") == {"go/0a_nohash_0.flac": "go"}
+  heard = [set(labels(flac, part)) for part in ("train", "validation", "test")]
+  assert not heard[0] & (heard[1] | heard[2])
+  (tmp_path / "testing_list.txt").write_bytes(b"\xff\xfe")
+  with pytest.raises(DataError, match=r"testing_list\.txt' cannot be read \(no UTF-8"):
     open_set(f"speech_commands_v2={tmp_path}", CFG)
 
 

@@ -62,7 +62,8 @@ def name_of(spec: str, specs: Sequence[str]) -> str:
   if spec.startswith(RANDOM):
     return spec
   short = os.path.basename(os.path.normpath(spec))
-  return short if sum(os.path.basename(os.path.normpath(s)) == short for s in specs) == 1 else spec
+  files = [s for s in specs if not s.startswith(RANDOM)]
+  return short if sum(os.path.basename(os.path.normpath(s)) == short for s in files) == 1 else spec
 
 
 def _random(spec: str, features: tuple[str, ...], pooling: str, timestamps: bool) -> Embedder:

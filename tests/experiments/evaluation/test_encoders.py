@@ -41,6 +41,7 @@ def test_names_in_tables():
   assert name_of("x/encoder.pt", ("x/encoder.pt", "y/other.pt")) == "encoder.pt"
   assert name_of("x/encoder.pt", ("x/encoder.pt", "y/encoder.pt")) == "x/encoder.pt"
   assert name_of("run/", ("run/",)) == "run"
+  assert name_of("x/run", ("x/run", "random:x/run")) == "run"
   assert name_of("log_mel_50db", ()) == "log-mel mean and std, top 50 dB"
   assert name_of("random:mn04:7", ("random:mn04:7",)) == "random:mn04:7"
 

@@ -65,6 +65,7 @@ def configured(audio, workdir, **changes):
   return replace(cfg, **({"loop": EpochLoopConfig(epochs=1, batch_size=4)} | changes))
 
 
+@pytest.mark.slow
 def test_only_the_classifier_moves_and_whole_recordings_are_scored(audio, weights, tmp_path):
   workdir = tmp_path / "run"
   assert run(configured(audio, workdir, init=str(weights), frozen=True)) == 0

@@ -35,7 +35,7 @@ def test_grid():
 @pytest.mark.parametrize(
   ("cfg", "hop_ms", "width", "most"),
   [
-    (MN, 320, 184, 32),
+    pytest.param(MN, 320, 184, 32, marks=pytest.mark.slow),
     pytest.param(DYMN, 320, 184, 32, marks=pytest.mark.slow),
     (CPMobileConfig(), 125, 168, 8),
     (CPResNetConfig(), 93.75, 92, 11),
@@ -96,6 +96,7 @@ def test_dasheng_gives_its_tokens():
   assert made.frames([noise(100)])[0].shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_what_has_no_time_is_refused():
   assert parts_over_time(MN, ("b5", "mel")) == ("mel", "b5")
   assert grid_of(MN, mobile(MN), ("mel", "b5")).step == 8

@@ -248,6 +248,7 @@ def test_a_tagger_can_be_exported(state, save):
   np.testing.assert_allclose(features, want_features, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ablation_goes_into_a_folder_of_ours_and_back(tmp_path):
   cfg = DyMNConfig(width=0.1, classes=3, attention="srm", convs=("depthwise",))
   draw = np.random.default_rng(0)

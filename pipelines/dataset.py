@@ -1,17 +1,17 @@
 """A data set: sources, cut into clips and numbered through, with the part held out left aside."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipelines import balance, crops, importance
+from pipelines import balance, importance
 from pipelines.config import DataConfig
 from pipelines.errors import DataError
 from pipelines.ledger import Ledger
 from pipelines.order import Order
+from pipelines.parts import select, why_empty
 from pipelines.sources import Source, open_source
 
 PARTS = ("train", "holdout", "all")
@@ -23,13 +23,6 @@ class Clip(NamedTuple):
   source: int
   recording: int
   number: int
-
-
-class Part(NamedTuple):
-  """The recordings of one source that belong to a data set."""
-
-  recordings: np.ndarray  # i64[n], numbers in the source
-  ends: np.ndarray  # i64[n], clips up to and with each recording
 
 
 class Dataset:
@@ -74,7 +67,7 @@ class Dataset:
     self.lost = sum(getattr(s, "lost", 0) for s in self.sources)
     self.recordings_found = len(self.skipped) + sum(len(s.frames) for s in self.sources) + self.lost
     check_share(self.skipped, self.recordings_found, cfg, self.lost)
-    self._parts = [_select(s, cfg, part) for s in self.sources]
+    self._parts = [select(s, cfg, part) for s in self.sources]
     self.weights = cfg.weights
     self._drop_empty()
     self._first = np.cumsum([0] + [int(p.ends[-1]) for p in self._parts])
@@ -91,7 +84,7 @@ class Dataset:
     full = [i for i, p in enumerate(self._parts) if len(p.recordings)]
     for source, chosen in zip(self.sources, self._parts, strict=True):
       if not len(chosen.recordings) and not (self.part == "holdout" and full):
-        raise DataError(_why_empty(source, self.cfg, self.part))
+        raise DataError(why_empty(source, self.cfg, self.part))
     self.sources = tuple(self.sources[i] for i in full)
     self._prefixes = [self._prefixes[i] for i in full]
     self._parts = [self._parts[i] for i in full]
@@ -310,58 +303,6 @@ def check_share(
   raise DataError(
     f"{count} of {recordings} recordings are unusable, more than data.max_bad_share "
     f"{cfg.max_bad_share:g} allows ({names}{more}); repair or remove them, or raise the share"
-  )
-
-
-def is_held_out(name: str, share: float) -> bool:
-  """Whether the recording with this id belongs to the part held out."""
-  return _digest(name) < share * 2.0**64
-
-
-def _digest(name: str, key: bytes = b"") -> int:
-  """A number of 64 bits, the same on every machine."""
-  digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest()
-  return int.from_bytes(digest, "little")
-
-
-def _select(source: Source, cfg: DataConfig, part: str) -> Part:
-  chosen = np.arange(len(source.frames))
-  if part != "all" and cfg.holdout:
-    origins = getattr(source, "origins", source.ids)
-    held = np.fromiter((is_held_out(str(n), cfg.holdout) for n in origins), bool, len(chosen))
-    chosen = np.flatnonzero(held if part == "holdout" else ~held)
-  if part == "train" and cfg.share < 1.0 and len(chosen):
-    chosen = _share(source, chosen, cfg)
-  counts = crops.clip_counts(
-    np.asarray(source.frames)[chosen], np.asarray(source.rates)[chosen], cfg
-  )
-  return Part(chosen, np.cumsum(counts))
-
-
-def _share(source: Source, chosen: np.ndarray, cfg: DataConfig) -> np.ndarray:
-  """The recordings, of those chosen, whose audio is nearest to `cfg.share` of theirs; at least one.
-
-  They are the first in an order that `share_seed` and the ids decide, so shares are nested. Pieces
-  of one recording follow each other in it.
-  """
-  origins = getattr(source, "origins", source.ids)
-  salt = f"share {cfg.share_seed}".encode()
-  keys = [_digest(str(origins[int(i)]), key=salt) for i in chosen]
-  order = np.argsort(np.array(keys, np.uint64), kind="stable")
-  seconds = np.asarray(source.frames)[chosen[order]] / np.asarray(source.rates)[chosen[order]]
-  ends = np.cumsum(seconds)
-  nearest = int(np.argmin(np.abs(ends - cfg.share * ends[-1])))
-  return np.sort(chosen[order[: nearest + 1]])
-
-
-def _why_empty(source: Source, cfg: DataConfig, part: str) -> str:
-  if not len(source.frames):
-    skipped = getattr(source, "skipped", ())
-    reason = f" (such as {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
-    return f"{source.name} has no usable recording{reason}; check data.source"
-  return (
-    f"data.holdout {cfg.holdout:g} leaves no recording of {source.name} ({len(source.frames)} in "
-    f"all) for part {part!r}; choose another share"
   )
 
 

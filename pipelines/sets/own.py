@@ -16,8 +16,8 @@ import numpy as np
 
 from pipelines import targets as tables
 from pipelines.config import DataConfig
-from pipelines.dataset import is_held_out
 from pipelines.errors import DataError
+from pipelines.parts import is_held_out
 from pipelines.sets.base import Objective, TrainingSet, folder_of
 from pipelines.sources import Source, open_source
 from pipelines.sources.manifest import SUFFIXES, ManifestSource

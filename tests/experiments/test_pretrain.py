@@ -15,8 +15,8 @@ from experiments.training.errors import RunError, UsageError
 from experiments.training.mesh import MeshConfig
 from experiments.training.paths import leaves_by_path
 from pipelines import ArraySource, batches
-from pipelines.dataset import is_held_out
 from pipelines.index import CACHE_VARIABLE
+from pipelines.parts import is_held_out
 from tests.experiments.tiny_pretrain import (
   TINY,
   Watched,

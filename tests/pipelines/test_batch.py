@@ -8,7 +8,8 @@ import pytest
 
 import pipelines.batch
 from pipelines import DataConfig, DataError, batches, evaluation_batches, open_dataset, reader
-from pipelines.dataset import Dataset, is_held_out
+from pipelines.dataset import Dataset
+from pipelines.parts import is_held_out
 from pipelines.shards import ShardPlan, write_shards
 from tests.pipelines.conftest import tone
 

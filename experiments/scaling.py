@@ -35,6 +35,9 @@ def main(cfg: ScalingConfig) -> None:
     print(launch_lines(cfg, grid))
     return
   tasks = [open_task(spec).in_memory() for spec in cfg.tasks]
+  for task in tasks:
+    if task.tagged:
+      raise UsageError(f"--tasks {task.name}: has tags; name sets of one class for each clip")
   out = Path(cfg.out)
   if cfg.collect:
     grid = _ended(grid, out)

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from experiments.configs.finetune import adam
 from experiments.configs.supervised import NO_SOURCE, EpochLoopConfig, SupervisedConfig
 from experiments.supervised.recipe import NO_AUGMENT
-from experiments.training.epoch_factor import EpochFactor
-from experiments.training.optim import OptimConfig
+from experiments.training.epoch_factor import CONSTANT
 from experiments.training.selection import SelectConfig
 from mobile_jax.decision_config import DECISION_SIZES
 from pipelines import DataConfig
@@ -27,12 +27,6 @@ from pipelines.spec_masks import DECISION_MASKS
 from pipelines.wave_augment import HALF
 
 SAMPLE_RATE = 16_000
-CONSTANT = EpochFactor(warmup=0, ramp_start=0, ramp_length=1, last=1.0)
-
-
-def _adam(rate: float) -> OptimConfig:
-  """Adam without decay at one rate throughout."""
-  return OptimConfig(peak_lr=rate, schedule="constant", warmup_steps=0, weight_decay=0.0)
 
 
 def _released(size: str) -> SupervisedConfig:
@@ -53,7 +47,7 @@ def _released(size: str) -> SupervisedConfig:
       freq_mask=DECISION_MASKS[0],
       time_mask=DECISION_MASKS[1],
     ),
-    optim=_adam(1e-3),
+    optim=adam(1e-3),
     schedule=CONSTANT,
     loop=EpochLoopConfig(epochs=300, batch_size=32, log_every=50),
     select=SelectConfig(metric="mAP", patience=15, average=4),
@@ -66,7 +60,7 @@ def _of_the_paper(cfg: SupervisedConfig) -> SupervisedConfig:
     cfg,
     about=cfg.about.replace("as in the public code", "as in the paper"),
     augment=dataclasses.replace(cfg.augment, pairs="spectrum"),
-    optim=_adam(1e-4),
+    optim=adam(1e-4),
     loop=dataclasses.replace(cfg.loop, epochs=100, validate_every=1 / 6, save_every=1 / 6),
     select=dataclasses.replace(cfg.select, patience=5),
   )

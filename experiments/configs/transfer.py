@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from experiments.configs.finetune import adam
 from experiments.configs.supervised import NO_SOURCE, EpochLoopConfig, SupervisedConfig
 from experiments.supervised.recipe import NO_AUGMENT
-from experiments.training.epoch_factor import EpochFactor
+from experiments.training.epoch_factor import CONSTANT
 from experiments.training.selection import SelectConfig
 from mobile_jax.decision_config import DECISION_SIZES
 from pipelines import DataConfig
@@ -29,7 +29,6 @@ Mode: TypeAlias = Literal["scratch", "frozen", "finetune"]
 MODES: tuple[Mode, ...] = ("scratch", "frozen", "finetune")
 NETWORKS = ("mobilenet_v2", "efficientnet_b0")
 TRIALS = 4
-_FOREVER = 1_000_000  # epochs
 
 
 class Published(NamedTuple):
@@ -204,7 +203,7 @@ def _recipe(name: str, task: TransferTask) -> TransferConfig:
     whole=True,
     augment=NO_AUGMENT,
     optim=adam(1e-4),
-    schedule=EpochFactor(warmup=0, ramp_start=_FOREVER, ramp_length=1),
+    schedule=CONSTANT,
     loop=EpochLoopConfig(epochs=150, batch_size=64),
     select=SelectConfig(metric=task.metric, patience=15, average=4),
   )

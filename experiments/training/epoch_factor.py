@@ -34,3 +34,6 @@ class EpochFactor:
       up = math.exp(-5.0 * (1.0 - max(epoch, 0.5) / self.warmup) ** 2)
     left = min(max((self.ramp_start + self.ramp_length - epoch) / self.ramp_length, 0.0), 1.0)
     return up * (self.last + (1 - self.last) * left)
+
+
+CONSTANT = EpochFactor(warmup=0, ramp_start=0, ramp_length=1, last=1.0)

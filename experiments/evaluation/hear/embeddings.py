@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import zipfile
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from experiments.embedding.store import DAMAGED, write_npz
 from experiments.evaluation.cache import surroundings
 from experiments.evaluation.hear.events import moment_targets
 from experiments.evaluation.hear.folder import TaskFolder
@@ -157,12 +157,9 @@ def _embed(
 
 
 def _keep(path: Path, rows: tuple, files: Sequence[str], told: Mapping[str, Any]) -> None:
-  part = path.with_suffix(".part")
-  with part.open("wb") as file:
-    x, owner, times = rows
-    said = json.dumps({"files": list(files), **told}, sort_keys=True)
-    np.savez(file, x=x, owner=owner, times=times, told=np.array(said))
-  part.replace(path)
+  x, owner, times = rows
+  said = json.dumps({"files": list(files), **told}, sort_keys=True)
+  write_npz(path, {"x": x, "owner": owner, "times": times, "told": np.array(said)})
 
 
 def _stored(path: Path, files: Sequence[str], told: Mapping[str, Any]) -> tuple | None:
@@ -172,5 +169,5 @@ def _stored(path: Path, files: Sequence[str], told: Mapping[str, Any]) -> tuple 
       if str(kept["told"]) != json.dumps({"files": list(files), **told}, sort_keys=True):
         return None
       return kept["x"], kept["owner"], kept["times"]
-  except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+  except DAMAGED:
     return None

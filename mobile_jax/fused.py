@@ -300,12 +300,17 @@ def _choose(
   *rest: Any,
   activation: Activation = "none",
 ) -> Any:
-  """The quick form on a CPU where it exists, the plain one elsewhere and for derivatives."""
+  """The quick form on a CPU where it exists, the plain one elsewhere and for derivatives.
+
+  kernels: "native" leaves out what other devices than CPUs would run.
+  """
   if not has_native(x, kernels, activation):
     return plain(x, *rest)
 
   @jax.custom_jvp
   def run(*operands: Any) -> Any:
+    if kernels == "native":
+      return quick(*operands)
     return jax.lax.platform_dependent(*operands, cpu=quick, default=plain)
 
   @run.defjvp

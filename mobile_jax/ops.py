@@ -13,7 +13,8 @@ dilation * (kernel - 1) // 2 on both sides, also at stride 2 (reference text, se
     C++ kernels   CPU, training   `mobile_jax.native.training`: with backward passes of their own
 
 `kernels` of these functions is a configuration's: "auto" takes the C++ forms where there are some,
-"xla" leaves them out. The C++ forms of training have no forward-mode derivative.
+"native" too, in programs that no other device can run, "xla" leaves them out. The C++ forms of
+training have no forward-mode derivative.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def per_channel(x: jax.Array) -> jax.Array:
 
 def has_native(x: jax.Array, kernels: str, activation: Activation = "none") -> bool:
   """True where the C++ forms are asked for, are there, and take this map and this activation."""
-  if kernels != "auto" or x.dtype != jnp.float32 or x.size == 0:
+  if kernels == "xla" or x.dtype != jnp.float32 or x.size == 0:
     return False
   from mobile_jax import native
 

@@ -14,6 +14,7 @@ from experiments.embedding.dasheng import DashengEmbedder
 from experiments.embedding.embedder import in_batches, powers_of_two
 from experiments.embedding.load import is_dasheng
 from experiments.embedding.mobile import LONG, MobileEmbedder, with_reflected_end
+from mobile_jax import native
 from mobile_jax.network import shapes
 from mobile_jax.weights.load import write_model
 from pipelines.errors import BadAudio
@@ -66,6 +67,22 @@ def test_mobile_long_scenes_are_the_mean_over_windows(mn, monkeypatch):
   assert mn.group(len(wave)) == LONG
   windows, _ = mn.over_time([wave])[0]  # the same ones, and right by the test above
   np.testing.assert_allclose(mn.scenes([wave])[0], windows.mean(axis=0), atol=TOLERANCE)
+
+
+def test_a_rare_length_is_heard_by_a_program_that_is_compiled_in_a_hurry():
+  """The kernels' own numbers: XLA has little left to optimise there."""
+  if not native.available():
+    pytest.skip("needs the native kernels: a CPU backend and a C++17 compiler")
+  cfg = MN.with_compute(kernels="auto")
+  embedder = MobileEmbedder(cfg, mobile(cfg), batch_seconds=0.32)
+  assert embedder._describe_one is not embedder._describe
+  waves = [noise(5_100, seed) for seed in range(3)]
+  assert embedder.rows(embedder.group(5_100)) == 2
+  together, alone = embedder.embed(waves)[:2], [embedder.embed([wave])[0] for wave in waves[:2]]
+  for one, other in zip(alone, together, strict=True):
+    np.testing.assert_allclose(one.scene, other.scene, atol=TOLERANCE)
+  plain = MobileEmbedder(MN, mobile(MN))
+  assert plain._describe_one is plain._describe
 
 
 def test_mobile_too_short(mn):

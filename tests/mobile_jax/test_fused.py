@@ -137,9 +137,15 @@ def test_which_form_runs(draw):
     return "custom_call" in text
 
   assert calls(x, "auto")
+  assert calls(x, "native")
   assert not calls(x, "xla")
   assert not calls(x.astype(jnp.bfloat16), "auto")
   assert not calls(x, "auto", "cuda")
+  traced = {
+    how: str(jax.make_jaxpr(functools.partial(fused.project, kernels=how))(x, folded))
+    for how in ("auto", "native")
+  }
+  assert ["dot_general" in traced[how] for how in ("auto", "native")] == [True, False]
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3])

@@ -241,6 +241,7 @@ def test_fields_that_move_no_bit_may_change(unbroken, tmp_path, monkeypatch, no_
   assert_same_arrays(arrays(tmp_path / "run", 4), arrays(folder, 4))
 
 
+@pytest.mark.slow
 def test_waves_in_memory_are_trained_on(tmp_path, no_pictures):
   waves = 0.1 * np.random.default_rng(0).standard_normal((12, 8000)).astype(np.float32)
   names = [f"clip-{i}" for i in range(12)]

@@ -80,13 +80,18 @@ def test_the_step_that_adam_makes(step):
 
   def tree(state):
     state = {k: x.reshape(np.shape(before[k])) for k, x in state.items()}
-    return jax.tree.map(jnp.asarray, from_torch({**before, **state}, rules(cfg), shapes(cfg)))
+    return from_torch({**before, **state}, rules(cfg), shapes(cfg))
 
   params = tree({})["params"]
   grads = tree({k[5:]: x for k, x in recorded.items() if k.startswith("grad/")})["params"]
   optimiser = make_optimiser(STUDENT.optim, steps=1)
-  direction, _ = optimiser.direction.update(grads, optimiser.direction.init(params), params)
-  stepped = apply_direction(params, direction, jnp.float32(STUDENT.optim.peak_lr))
+
+  @quick
+  def adam(params, grads):
+    direction, _ = optimiser.direction.update(grads, optimiser.direction.init(params), params)
+    return apply_direction(params, direction, jnp.float32(STUDENT.optim.peak_lr))
+
+  stepped = adam(params, grads)
   after = to_torch({"params": stepped, "batch_stats": tree({})["batch_stats"]}, rules(cfg))
   kept = [name for name in recorded if name.startswith("after/") and "tracked" not in name]
   assert len(kept) > 20

@@ -126,12 +126,8 @@ def test_a_published_name_stands_for_its_file(shared, tmp_path, monkeypatch):
   convert("mn04_as", tmp_path / "b.safetensors")
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-  "frames", [pytest.param(300, marks=SLOW), 733, pytest.param(1000, marks=SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", [300, 733, 1000])
 def test_the_length_that_time_excitation_is_built_for(frames, drawn_model, tmp_path):
   """A foreign file does not say it: one with the same sizes is found."""
   cfg = MNConfig(width=0.1, classes=20, se="ct", frames=frames)
@@ -147,7 +143,7 @@ def test_the_length_that_time_excitation_is_built_for(frames, drawn_model, tmp_p
   jax.tree.map(np.testing.assert_array_equal, got, variables)
 
 
-def test_what_is_asked_of_our_own_folder(tiny_state, recorded, tmp_path):
+def test_what_is_asked_of_our_own_folder(tiny_state, tmp_path):
   dasheng = saved(tmp_path / "a.safetensors", tiny_state, num_heads=4)
   convert(dasheng, tmp_path / "b", to="orbax")
   for wish, message in (
@@ -162,6 +158,10 @@ def test_what_is_asked_of_our_own_folder(tiny_state, recorded, tmp_path):
     convert(tmp_path / "c.safetensors", tmp_path / "d", to="orbax", heads=2)
   with pytest.raises(WeightsError, match=r"this model has 4 heads; leave heads=2 out"):
     dasheng_jax.load_encoder(tmp_path / "b", heads=2)
+
+
+@pytest.mark.slow
+def test_a_temperature_for_our_own_folder(recorded, tmp_path):
   dymn = saved(tmp_path / "m.safetensors", recorded("dymn01_all").state)
   convert(dymn, tmp_path / "e", to="orbax")
   convert(tmp_path / "e", tmp_path / "f", to="orbax", temperature=30.0)

@@ -138,6 +138,7 @@ def test_a_teacher_is_learnt_from(audio, student, tmp_path):
   assert all(row["teacher_loss"] > 0 for row in rows if row["part"] == "train")
 
 
+@pytest.mark.slow
 def test_a_step_moves_weights_and_ranges_and_a_frozen_one_weights_alone(student):
   recipe = Recipe("classes", NO_AUGMENT, None, TemperatureConfig(), Epochs(4, 4, 4))
   task = quantised_task(MODEL, recipe, 1)

@@ -194,6 +194,7 @@ def test_the_mean_of_the_best_states_is_the_same_after_a_stop(audio, tmp_path, m
     run(replace(cfg, loop=replace(cfg.loop, validate_every=0.8)))
 
 
+@pytest.mark.slow
 def test_weights_begin_a_run_and_all_but_a_fresh_head_is_frozen(finished, audio, tmp_path):
   """A network of two classes starts one of three: what is not the head stays to the bit."""
   folder = audio.parent / "three"
@@ -252,6 +253,7 @@ def test_distillation_from_stored_logits(finished, audio, tmp_path, capsys):
   assert "10 recordings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_scores_of_what_was_trained(finished, audio, tmp_path, capsys):
   """By clips as the run's own report, and at full length; clips of one length are the same."""
   model = str(finished / "export" / "model.safetensors")

@@ -135,8 +135,9 @@ def test_evaluation_features_do_not_depend_on_neighbours():
   assert cfg.encoder == MODEL.encoder
 
 
-# Scanned layers are those of every exported encoder in test_pretrain.py.
-@pytest.mark.parametrize("scan", [pytest.param(True, marks=pytest.mark.slow), False])
+# Scanned layers are those of every exported encoder in test_pretrain.py, too.
+@pytest.mark.slow
+@pytest.mark.parametrize("scan", [True, False])
 def test_the_encoder_is_one_that_files_and_evaluation_know(scan):
   cfg = SIZES["dasheng_micro"].with_compute(scan=scan)
   optimiser = make_optimiser(OptimConfig(warmup_steps=1), 2)

@@ -27,6 +27,7 @@ from experiments.evaluation.comparison import SUITES, Probes, Suite, compare, ta
 from experiments.evaluation.comparison_picture import bars, check_picture
 from experiments.evaluation.embed import Pooling
 from experiments.evaluation.encoders import FEATURES, RANDOM, name_of, open_encoder
+from experiments.evaluation.feature_sets import asked, columns_of
 from experiments.evaluation.hear.config import HearConfig
 from experiments.evaluation.rivals import RIVAL_SPECS
 from experiments.evaluation.trained import AttentionConfig, MlpConfig
@@ -36,7 +37,18 @@ from experiments.training.errors import UsageError
 from pipelines.tasks import open_task
 
 # What benchmarks settle themselves.
-_OF_PROBES = ("pooling", "k", "metric", "c", "seeds", "mlp", "attention", "cache", "picture")
+_OF_PROBES = (
+  "apart",
+  "pooling",
+  "k",
+  "metric",
+  "c",
+  "seeds",
+  "mlp",
+  "attention",
+  "cache",
+  "picture",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +61,8 @@ class EvaluateConfig:
   checkpoint: tuple[str, ...] = ()
   # of MN and DyMN: some of blocks, mel, se, clf1, clf2, logits, all_blocks, b0 to b15
   features: tuple[str, ...] = FEATURES
+  # of probes: each of --features is a row of its own, from one pass; blocks+mel joins two
+  apart: bool = False
   tasks: tuple[str, ...] = ("synthetic",)  # NAME=FOLDER, or synthetic
   rivals: bool = False  # also evaluate features that need no training
   pooling: Pooling = "mean"  # of Dasheng's output over time
@@ -79,12 +93,16 @@ def main(cfg: EvaluateConfig) -> None:
   # All tasks and encoders are opened before the first clip is embedded: mistakes show at once.
   tasks = [open_task(spec) for spec in dict.fromkeys(cfg.tasks)]
   open_one = functools.partial(
-    open_encoder, features=cfg.features, pooling=cfg.pooling, timestamps="attention" in suites
+    open_encoder,
+    features=asked(cfg.features) if cfg.apart else cfg.features,
+    pooling=cfg.pooling,
+    timestamps="attention" in suites,
   )
   encoders = {name_of(spec, specs): open_one(spec) for spec in specs}
+  sets = {name: columns_of(one, cfg.features) for name, one in encoders.items() if cfg.apart}
   probes = Probes(cfg.k, cfg.metric, cfg.c, cfg.seeds, cfg.mlp, cfg.attention)
   say = functools.partial(print, file=sys.stderr, flush=True)
-  rows = compare(encoders, tasks, suites, probes, cache_root(cfg.cache), say)
+  rows = compare(encoders, tasks, suites, probes, cache_root(cfg.cache), say, sets)
   shown = table(rows, suites)
   print(shown)
   for path in cfg.out:

@@ -105,9 +105,20 @@ def check_pooling(pooling: str) -> None:
 
 def embedding_size(cfg: Config, features: Sequence[str], pooling: Pooling = "avg") -> int:
   """Numbers per embedding."""
+  return sum(part_sizes(cfg, parts_of(features, cfg), pooling).values())
+
+
+def part_sizes(cfg: Config, parts: Sequence[str], pooling: Pooling = "avg") -> dict[str, int]:
+  """Numbers of each single part, in the order given; see `parts_of`."""
+
+  def describe(variables: Variables, wave: jax.Array) -> list[jax.Array]:
+    mel = log_mel(cfg, wave)
+    outputs = infer(cfg, variables, mel)
+    return [describe_log_mel(cfg, outputs, mel, (part,), pooling) for part in parts]
+
   wave = jax.ShapeDtypeStruct((1, int(cfg.mel.sample_rate)), jnp.float32)
-  describe = functools.partial(_describe, cfg, parts=parts_of(features, cfg), pooling=pooling)
-  return jax.eval_shape(describe, shapes(cfg), wave).shape[-1]
+  made = jax.eval_shape(describe, shapes(cfg), wave)
+  return {part: x.shape[-1] for part, x in zip(parts, made, strict=True)}
 
 
 def scene_embeddings(

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.embedding.embedder import Embedder, Embedding
 from experiments.evaluation.cache import Cache
+from experiments.evaluation.feature_sets import cut
 from experiments.evaluation.knn import knn_accuracy
 from experiments.evaluation.left_out import LeftOut
 from experiments.evaluation.linear import linear_accuracy
@@ -79,13 +80,16 @@ def compare(
   probes: Probes,
   cache: Path | None = None,
   say: Callable[[str], None] = print,
+  apart: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> list[Row]:
   """Every encoder on every task by every suite, in that order.
 
   Embedders must give timestamps where `suites` has attention. cache: folder of embeddings. `say`
-  gets a line for each embedded set and each result.
+  gets a line for each embedded set and each result. apart: of an encoder, the columns of feature
+  sets that are rows of their own.
   """
-  rows, done, total = [], 0, len(encoders) * len(tasks) * len(suites)
+  sets = {name: (apart or {}).get(name) or {"": None} for name in encoders}
+  rows, done, total = [], 0, sum(map(len, sets.values())) * len(tasks) * len(suites)
   began = time.monotonic()
   for task in tasks:
     # The clips are decoded once for each sample rate, however many encoders there are.
@@ -95,15 +99,18 @@ def compare(
       start = time.monotonic()
       made = embed_clips(embedder, held, kept)
       say(f"{task.name}, {name}: {_embedded(len(task), kept, time.monotonic() - start)}")
-      results: dict[Suite, LeftOut] = {}
-      for suite in suites:
-        start = time.monotonic()
-        results[suite] = probes.result(suite, made, task)
-        now, done = time.monotonic(), done + 1
-        left = duration((now - began) / done * (total - done))
-        figure = f"{TITLES[suite]} {results[suite].figure()}"
-        say(f"{done}/{total}  {task.name}, {name}: {figure}  {now - start:.1f} s  ETA {left}")
-      rows.append(Row(name, task.name, len(made[0].scene), results))
+      for label, columns in sets[name].items():
+        seen = made if columns is None else [cut(one, columns) for one in made]
+        row = f"{name} {label}".rstrip()
+        results: dict[Suite, LeftOut] = {}
+        for suite in suites:
+          start = time.monotonic()
+          results[suite] = probes.result(suite, seen, task)
+          now, done = time.monotonic(), done + 1
+          left = duration((now - began) / done * (total - done))
+          figure = f"{TITLES[suite]} {results[suite].figure()}"
+          say(f"{done}/{total}  {task.name}, {row}: {figure}  {now - start:.1f} s  ETA {left}")
+        rows.append(Row(row, task.name, len(seen[0].scene), results))
   return rows
 
 

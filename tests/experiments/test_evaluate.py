@@ -116,6 +116,20 @@ def test_every_suite_at_once_and_a_second_run_that_hears_nothing(fakes, tmp_path
   assert [one.heard for one in fakes] == [40, 0]
 
 
+def test_feature_sets_are_rows_of_their_own(fakes, monkeypatch, capsys):
+  """One is the power, the other the same for every clip."""
+  halves = {"power": np.array([0]), "nothing": np.array([1])}
+  monkeypatch.setattr(evaluate, "columns_of", lambda embedder, features: halves)
+  evaluate.main(EvaluateConfig(checkpoint=("a",), apart=True, features=("power+nothing",)))
+  lines = capsys.readouterr().out.splitlines()
+  told = {
+    cells[1]: cells[4] for line in lines[2:] if (cells := [c.strip() for c in line.split("|")])
+  }
+  assert told["a power"].startswith("100.0 %")
+  assert told["a nothing"].startswith("50.0 %")
+  assert len(fakes) == 1
+
+
 def test_flags(fakes):
   flags = "--suite knn linear --mlp.hidden 8 --seeds 3 --out a.md b.json --checkpoint x y"
   cfg = cli.parse(flags.split(), {"knn": EvaluateConfig()}, prog="evaluate", default="knn")

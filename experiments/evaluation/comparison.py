@@ -88,7 +88,8 @@ def compare(
   gets a line for each embedded set and each result. apart: of an encoder, the columns of feature
   sets that are rows of their own.
   """
-  sets = {name: (apart or {}).get(name) or {"": None} for name in encoders}
+  whole: Mapping[str, np.ndarray | None] = {"": None}
+  sets = {name: (apart or {}).get(name) or whole for name in encoders}
   rows, done, total = [], 0, sum(map(len, sets.values())) * len(tasks) * len(suites)
   began = time.monotonic()
   for task in tasks:

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from experiments.embedding.module import MODULE
 from experiments.evaluation import report
 from experiments.evaluation.cache import cache_root
 from experiments.evaluation.comparison import SUITES, Probes, Suite, compare, table
@@ -57,7 +58,8 @@ class EvaluateConfig:
 
   # the ways of evaluating: probes, any of which stand in one table, or a benchmark
   suite: tuple[Literal[Suite, "hear", "xares"], ...] = ("knn",)
-  # encoders: weight files, folders of Dasheng runs, random:NAME, random:RUN, log_mel, log_mel_50db
+  # encoders: weight files, folders of Dasheng runs, random:NAME, random:RUN, log_mel, log_mel_50db,
+  # and anyone's with the HEAR interface: module:NAME, module:NAME:WEIGHTS
   checkpoint: tuple[str, ...] = ()
   # of MN and DyMN: some of blocks, mel, se, clf1, clf2, logits, all_blocks, b0 to b15
   features: tuple[str, ...] = FEATURES
@@ -131,7 +133,7 @@ def xares_suite(cfg: EvaluateConfig, specs: Sequence[str]) -> None:
   """The protocols of X-ARES (`experiments.evaluation.xares`)."""
   from experiments.evaluation.xares import suite
 
-  unfit = [s for s in specs if s in RIVAL_SPECS or s.startswith(RANDOM)]
+  unfit = [s for s in specs if s in RIVAL_SPECS or s.startswith((RANDOM, MODULE))]
   if unfit:
     raise UsageError(f"--checkpoint {unfit[0]}: the suite xares scores weight files alone")
   files = [(name_of(spec, specs), spec) for spec in specs]

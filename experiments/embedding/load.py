@@ -55,9 +55,7 @@ def open_embedder(
       float(WINDOW_SECONDS if window is None else window),
       float(HOP_SECONDS if hop is None else hop),
     )
-  return _mobile(
-    path, model, features or ("blocks", "mel"), pooling or "avg", windows, dtype, batch_seconds
-  )
+  return _mobile(path, model, features, pooling, windows, dtype, batch_seconds)
 
 
 def is_dasheng(path: Path, model: str) -> bool:
@@ -108,7 +106,8 @@ def _mobile(
   import mobile_jax
   from mobile_jax.embeddings import POOLINGS
 
-  _check_pooling(pooling, POOLINGS)
+  if pooling:
+    _check_pooling(pooling, POOLINGS)
   cfg, variables = mobile_jax.read_model(path, name=model or None)
   return mobile_embedder(
     cfg, variables, features, pooling, windows=windows, dtype=dtype, batch_seconds=batch_seconds
@@ -118,17 +117,33 @@ def _mobile(
 def mobile_embedder(
   cfg: Any,
   variables: dict,
-  features: tuple[str, ...] = ("blocks", "mel"),
-  pooling: str = "avg",
+  features: tuple[str, ...] = (),
+  pooling: str = "",
   *,
   windows: tuple[float, float] | None = None,
   dtype: Dtype = "float32",
   batch_seconds: float | int = 80.0,
 ) -> Embedder:
-  """The embedder of a configuration of mobile_jax; windows: (window, hop) in seconds."""
-  from experiments.embedding.mobile import MobileEmbedder
-  from mobile_jax.families import family_of
+  """The embedder of a configuration of mobile_jax.
 
+  features, pooling: of MN and DyMN; () and "" are blocks and mel, and "avg". windows: (window, hop)
+  in seconds where timestamps are wanted; families other than these two have steps of their own.
+  """
+  from experiments.embedding.mobile import MobileEmbedder
+  from experiments.embedding.steps import StepEmbedder
+  from mobile_jax.families import Tagger, family_of
+
+  if not isinstance(cfg, Tagger):
+    for flag, value in (("features", features), ("pooling", pooling)):
+      if value:
+        raise UsageError(f"--{flag} is for MN and DyMN; {family_of(cfg)} has one kind of embedding")
+    if windows not in (None, (WINDOW_SECONDS, HOP_SECONDS)):
+      raise UsageError(f"--window, --hop: are for MN and DyMN; {family_of(cfg)} has time steps")
+    computed = cfg.with_compute(dtype=dtype)
+    steps = StepEmbedder(
+      computed, variables, timestamps=windows is not None, batch_seconds=batch_seconds
+    )
+    return _with_identity(steps, family_of(cfg), cfg, variables, dtype)
   if windows:
     least = cfg.mel.min_samples / cfg.mel.sample_rate
     if not least <= windows[0] <= MOST_SECONDS:
@@ -142,8 +157,8 @@ def mobile_embedder(
   made = MobileEmbedder(
     cfg.with_compute(dtype=dtype),
     variables,
-    features=features,
-    pooling=pooling,  # type: ignore[arg-type]
+    features=features or ("blocks", "mel"),
+    pooling=pooling or "avg",  # type: ignore[arg-type]
     timestamps=windows,
     batch_seconds=batch_seconds,
   )

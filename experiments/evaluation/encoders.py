@@ -3,6 +3,7 @@
     encoder.safetensors, runs/night     a weight file, or the folder of a Dasheng run
     random:dasheng_small, random:mn04:7 a named configuration with fresh weights of seed 0, or 7
     random:runs/night                   fresh weights behind the input statistics of a Dasheng
+    module:NAME, module:NAME:WEIGHTS    a Python module with the HEAR 2021 interface, anyone's
     log_mel, log_mel_50db               mean and deviation of the log-mel: nothing is learnt
 
 What an encoder has to beat is opened as the encoder is, so every evaluation treats them alike. A
@@ -16,6 +17,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,6 +32,7 @@ from experiments.embedding.load import (
   mobile_embedder,
   open_embedder,
 )
+from experiments.embedding.module import MODULE, ModuleEmbedder
 from experiments.evaluation.rivals import RIVAL_SPECS, RIVALS, LogMelEmbedder
 from experiments.training.errors import UsageError
 
@@ -44,25 +47,30 @@ def open_encoder(
 
   features: of MN and DyMN. pooling: of Dasheng's tokens over time. timestamps: whether frame
   embeddings are wanted too: one every 40 ms of Dasheng, every 50 ms of MN and DyMN (windows of
-  160 ms), every 10 ms of the log-mel. Raises UsageError for an unknown name, and as the loaders do.
+  160 ms), every time step of other networks, every 10 ms of the log-mel. Raises UsageError for an
+  unknown name, and as the loaders do.
   """
   if spec in RIVAL_SPECS:
     return LogMelEmbedder(RIVALS[RIVAL_SPECS[spec]], timestamps=timestamps)
+  if spec.startswith(MODULE):
+    return ModuleEmbedder(spec, timestamps=timestamps)
   if spec.startswith(RANDOM):
     return _random(spec, features, pooling or "mean", timestamps)
   if is_dasheng(Path(spec).expanduser(), ""):
     return open_embedder(spec, pooling=pooling, timestamps=timestamps)
-  return open_embedder(spec, features=features, timestamps=timestamps)
+  import mobile_jax
+
+  return _mobile(*mobile_jax.read_model(Path(spec).expanduser()), features, timestamps)
 
 
 def name_of(spec: str, specs: Sequence[str]) -> str:
   """What tables call an encoder: the last part of a path where that tells it from the others."""
   if spec in RIVAL_SPECS:
     return RIVAL_SPECS[spec]
-  if spec.startswith(RANDOM):
+  if spec.startswith((RANDOM, MODULE)):
     return spec
   short = os.path.basename(os.path.normpath(spec))
-  files = [s for s in specs if not s.startswith(RANDOM)]
+  files = [s for s in specs if not s.startswith((RANDOM, MODULE))]
   return short if sum(os.path.basename(os.path.normpath(s)) == short for s in files) == 1 else spec
 
 
@@ -84,10 +92,17 @@ def _random(spec: str, features: tuple[str, ...], pooling: str, timestamps: bool
   if name in mobile_jax.ALL_SIZES:
     mobile = mobile_jax.named(name)
     variables = jax.jit(functools.partial(mobile_jax.init_variables, mobile))(key)
-    windows = (WINDOW_SECONDS, HOP_SECONDS) if timestamps else None
-    return mobile_embedder(mobile, variables, features, windows=windows)
+    return _mobile(mobile, variables, features, timestamps)
   known = [*dasheng_jax.SIZES, *mobile_jax.ALL_SIZES]
   raise UsageError(f"{spec}: {unknown_name('configuration', name, known)}")
+
+
+def _mobile(cfg: Any, variables: dict, features: tuple[str, ...], timestamps: bool) -> Embedder:
+  from mobile_jax.families import Tagger
+
+  windows = (WINDOW_SECONDS, HOP_SECONDS) if timestamps else None
+  chosen = features if isinstance(cfg, Tagger) else ()
+  return mobile_embedder(cfg, variables, chosen, windows=windows)
 
 
 def _fresh_dasheng(cfg: DashengConfig, key: jax.Array) -> dict:

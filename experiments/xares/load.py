@@ -18,7 +18,7 @@ DASHENG = "dasheng"
 class Frames(Protocol):
   """A model that gives an embedding every `hop_ms` milliseconds.
 
-  Attributes: as of `experiments.xares.frames.MobileFrames`.
+  Attributes: as of `experiments.embedding.frames.MobileFrames`.
   """
 
   sampling_rate: int
@@ -82,7 +82,7 @@ def open_frames(
     tokens = DashengFrames(encoder, variables, batch_seconds=batch_seconds)
     return _known(tokens, encoder, variables)
   import mobile_jax
-  from experiments.xares.frames import MobileFrames
+  from experiments.embedding.frames import MobileFrames
   from mobile_jax.families import family_of
 
   cfg, variables = mobile_jax.read_model(path, name=model or None)

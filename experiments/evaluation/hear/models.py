@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.embedding.load import is_dasheng
+from experiments.embedding.module import MODULE
 from experiments.evaluation.encoders import RANDOM, open_encoder
 from experiments.evaluation.rivals import RIVAL_SPECS
 from experiments.training.errors import UsageError
@@ -31,7 +32,7 @@ def models_of(specs: Sequence[str], features: Sequence[str]) -> list[tuple[str, 
 
 
 def _name(spec: str, features: Sequence[str]) -> str:
-  if spec in RIVAL_SPECS or spec.startswith(RANDOM):
+  if spec in RIVAL_SPECS or spec.startswith((RANDOM, MODULE)):
     return re.sub(r"[^\w.]+", "-", spec)
   path = Path(spec).expanduser()
   return "-".join((path.stem or "run", *(() if is_dasheng(path, "") else features)))

@@ -1,5 +1,7 @@
 """Embeddings over time: their number, their mean, and that company and passes change nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,19 @@ import pytest
 
 import mobile_jax
 from dasheng_jax.errors import ConfigError
-from experiments.xares.frames import Grid, MobileFrames, grid_of, in_steps, parts_over_time
+from experiments.embedding.frames import Grid, MobileFrames, grid_of, in_steps, parts_over_time
+from experiments.embedding.load import HOP_SECONDS, WINDOW_SECONDS, mobile_embedder
+from experiments.evaluation import encoders
+from experiments.training.errors import UsageError
 from experiments.xares.load import DashengFrames
 from mobile_jax.decision_config import EfficientNetConfig, MobileNetV2Config
-from mobile_jax.network import shapes
+from mobile_jax.inference import log_mel
+from mobile_jax.network import infer, shapes
 from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
 from tests.experiments.embed_models import DASHENG, DYMN, MN, dasheng, drawn, mobile, noise
+from tests.mobile_jax.fixtures import quick
+from tests.mobile_jax.quantised.conftest import SMALL
 
 PASST = PaSSTConfig(width=8, depth=1, heads=2, columns=12)
 
@@ -84,6 +92,38 @@ def test_company_and_passes_change_nothing():
   hop = PASST.stride * PASST.mel.hop_length
   (second,) = made.frames([long[7 * hop :][: 6 * hop + 6 * PASST.mel.hop_length]])
   np.testing.assert_allclose(alone[7:13], second, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def scene_model():
+  return dataclasses.replace(SMALL, mel=CPMobileConfig().mel)
+
+
+@pytest.mark.slow
+def test_other_families_are_embedded_by_their_steps(scene_model):
+  """The scene is what the network pools."""
+  variables = drawn(shapes(scene_model))
+  embedder = mobile_embedder(scene_model, variables, windows=(WINDOW_SECONDS, HOP_SECONDS))
+  wave = noise(2 * round(embedder.steps.hop_ms / 1000 * embedder.sample_rate))
+  (made,) = embedder.embed([wave])
+  assert embedder.group(len(wave)) == len(made.timestamps) == 2
+  np.testing.assert_allclose(made.timestamps.mean(axis=0), made.scene, atol=1e-6)
+  np.testing.assert_allclose(made.times_ms, embedder.steps.hop_ms * np.array([0.5, 1.5]))
+  frames = 2 * embedder.steps.grid.step
+  pooled = quick(lambda v, x: infer(scene_model, v, log_mel(scene_model, x, frames)).features)
+  np.testing.assert_allclose(made.scene, pooled(variables, wave[None])[0], atol=2e-5)
+
+
+def test_settings_of_mn_and_dymn_are_none_of_other_families(scene_model, monkeypatch):
+  """Said of one network they are refused; in a comparison they are of those that have them."""
+  for told in ({"features": ("blocks",)}, {"pooling": "max"}, {"windows": (0.2, 0.1)}):
+    with pytest.raises(UsageError, match="for MN and DyMN; cp_mobile has"):
+      mobile_embedder(scene_model, shapes(scene_model), **told)
+  made = scene_model, drawn(shapes(scene_model))
+  monkeypatch.setattr(encoders, "is_dasheng", lambda path, model: False)
+  monkeypatch.setattr(mobile_jax, "read_model", lambda path: made)
+  found = encoders.open_encoder("x.safetensors", features=("mel",))
+  assert (found.settings["family"], found.timestamps) == ("cp_mobile", False)
 
 
 def test_dasheng_gives_its_tokens():

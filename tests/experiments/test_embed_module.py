@@ -1,0 +1,103 @@
+"""A module with the HEAR interface is embedded and evaluated as our own models are."""
+
+import numpy as np
+import pytest
+
+from experiments.embedding.module import ModuleEmbedder
+from experiments.evaluation.encoders import name_of, open_encoder
+from experiments.training.errors import UsageError
+from pipelines.errors import BadAudio
+
+SOURCE = """
+import numpy as np
+LIBRARY = "LIBRARY_NAME"
+
+class Model(BASE):
+  sample_rate, scene_embedding_size, timestamp_embedding_size = 8000, 2, 1
+
+def load_model(path=""):
+  model = Model()
+  model.gain = float(open(path).read()) if path else 1.0
+  return model
+
+def get_scene_embeddings(audio, model):
+  assert type(audio).__module__.split(".")[0] == LIBRARY, type(audio)
+  power = (audio * audio).numpy() if LIBRARY != "numpy" else audio * audio
+  return BACK(model.gain * np.stack([power.mean(1), power.max(1)], 1))
+
+def get_timestamp_embeddings(audio, model):
+  x = np.asarray(audio)[:, ::100, None]
+  return BACK(x), BACK(np.broadcast_to(np.arange(x.shape[1]) * 12.5, x.shape[:2]).copy())
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+  """module(name, base, back, library): writes it to the current folder."""
+  monkeypatch.chdir(tmp_path)
+
+  def write(name, head="", base="object", back="", library="numpy", body=SOURCE):
+    text = body.replace("BASE", base).replace("BACK", back).replace("LIBRARY_NAME", library)
+    (tmp_path / f"{name}.py").write_text(f"{head}\n{text}")
+    monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+    return f"module:{name}"
+
+  return write
+
+
+WAVES = [np.linspace(-1, 1, 800, dtype=np.float32), np.full(800, 0.5, np.float32)]
+
+
+def test_scenes_and_timestamps(module):
+  embedder = open_encoder(module("theirs_numpy"), timestamps=True)
+  assert (embedder.sample_rate, embedder.group(800)) == (8000, 800)
+  assert embedder.rows(8000) == 32
+  one, two = embedder.embed(WAVES)
+  np.testing.assert_allclose(two.scene, [0.25, 0.25])
+  np.testing.assert_allclose(one.timestamps[:, 0], WAVES[0][::100])
+  np.testing.assert_allclose(one.times_ms, 12.5 * np.arange(8))
+  assert ModuleEmbedder(embedder.spec).embed(WAVES)[0].timestamps is None
+  assert name_of(embedder.spec, (embedder.spec,)) == "module:theirs_numpy"
+  with pytest.raises(BadAudio):
+    embedder.group(0)
+
+
+def test_a_model_of_tensorflow_gets_its_tensors(module):
+  spec = module(
+    "theirs_tf", "import tensorflow as tf", "tf.Module", "tf.convert_to_tensor", "tensorflow"
+  )
+  assert open_encoder(spec).embed(WAVES)[1].scene.tolist() == [0.25, 0.25]
+
+
+@pytest.mark.torch
+def test_a_model_of_pytorch_gets_its_tensors(module):
+  head = "import torch\nto_torch = lambda x: torch.as_tensor(x, dtype=torch.float32)"
+  spec = module("theirs_torch", head, "torch.nn.Module", "to_torch", "torch")
+  assert open_encoder(spec).embed(WAVES)[1].scene.tolist() == [0.25, 0.25]
+
+
+def test_weights_are_theirs_to_read_and_part_of_what_is_kept(module, tmp_path):
+  spec = module("theirs_weighted")
+  (tmp_path / "w.txt").write_text("2.0")
+  one, plain = ModuleEmbedder(f"{spec}:w.txt"), ModuleEmbedder(spec)
+  assert one.embed(WAVES)[1].scene.tolist() == [0.5, 0.5]
+  assert one.settings["weights"] != plain.settings["weights"]
+  (tmp_path / "w.txt").write_text("3.0")
+  assert ModuleEmbedder(f"{spec}:w.txt").settings != one.settings
+
+
+def test_mistakes(module):
+  for spec, words in (
+    ("module:not_there_at_all", "No module named 'not_there_at_all'; install it"),
+    ("module:", "Empty module name; write module:NAME or module:NAME:WEIGHTS"),
+    ("module:json", "json has no function load_model"),
+    (f"{module('theirs_here')}:no.pt", "there is no no.pt"),
+  ):
+    with pytest.raises(UsageError, match=words):
+      open_encoder(spec)
+  flat = module(
+    "theirs_flat",
+    body=SOURCE.replace("np.stack([power.mean(1), power.max(1)], 1)", "power.mean(1)"),
+  )
+  with pytest.raises(UsageError, match=r"scene embeddings of 2 sounds have shape \(2,\)"):
+    open_encoder(flat).embed(WAVES)

@@ -28,8 +28,8 @@ class EmbedConfig:
 
   # recordings (wav, flac, ogg, opus, mp3, aiff, au), or folders of them
   files: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
-  weights: str = ""  # .pt or .safetensors of MN, DyMN or Dasheng, or the folder of a Dasheng run
-  model: str = ""  # mn10_as, dymn04_as, dasheng, ...; empty: by the name of the weight file
+  weights: str = ""  # .pt or .safetensors of any family, or the folder of a Dasheng run
+  model: str = ""  # mn10_as, dymn04_as, dasheng, ...; empty: by the weight file
   out: str = ""  # a folder for a file per recording, or FILE.npz for all scenes in one
   # MN, DyMN: some of blocks, mel, se, clf1, clf2, logits, all_blocks, b0 to b15; empty: blocks mel
   features: tuple[str, ...] = ()

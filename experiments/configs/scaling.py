@@ -32,11 +32,19 @@ def _narrow(width: int, depth: int, heads: int) -> Size:
   return Size(EncoderConfig(width, depth, heads), DecoderConfig(64, 2, 4), 0.192 / width)
 
 
+def _flat(width: int) -> Size:
+  """Four layers whatever the width, heads of 32: nothing but the width grows; 1e-3 at 128."""
+  return Size(EncoderConfig(width, 4, width // 32), DecoderConfig(64, 2, 4), 0.128 / width)
+
+
 def _published(name: str, remat: str = "") -> Size:
   return Size(PUBLISHED[name].encoder, PUBLISHED[name].decoder, remat=remat)
 
 
 SIZES: dict[str, Size] = {
+  "w32": _flat(32),
+  "w64": _flat(64),
+  "w128": _flat(128),
   "w48": _narrow(48, 4, 3),
   "w96": _narrow(96, 5, 3),
   "w192": _narrow(192, 6, 6),
@@ -55,12 +63,12 @@ class ScalingConfig:
 
   about: str = ""
   recipe: str = "hour"  # named configuration of pretrain that every run is made of
-  sizes: tuple[str, ...] = ("w48", "w96", "w192")  # names of experiments.configs.scaling.SIZES
+  sizes: tuple[str, ...] = ("w32", "w64", "w128")  # names of experiments.configs.scaling.SIZES
   shares: tuple[float, ...] = (0.0625, 0.25, 1.0)  # of the audio of training, nested
   hours: tuple[float, ...] = ()  # amounts of audio in place of shares
-  steps: tuple[int, ...] = (300,)  # lengths; each is a run with a schedule of its own
+  steps: tuple[int, ...] = (600,)  # lengths; each is a run with a schedule of its own
   seeds: tuple[int, ...] = (0,)  # of the runs; each also draws shares of its own
-  warmup: float = 0.05  # share of the steps in which the learning rate rises
+  warmup: float = 0.2  # share of the steps in which the learning rate rises
   source: tuple[str, ...] = NO_SOURCE  # as --data.source of pretrain
   weights: tuple[float, ...] = ()  # as --data.weights of pretrain
   holdout: float = 0.1  # share of the recordings that no run trains on; the loss is theirs

@@ -40,7 +40,7 @@ def test_every_run_is_a_command_that_pretrain_understands():
       compute=dataclasses.replace(base.model.compute, remat=size.remat or "none"),
     )
     assert run.optim.peak_lr == pytest.approx(size.peak_lr or base.optim.peak_lr)
-    assert run.optim.warmup_steps == 0.05 * trial.steps
+    assert run.optim.warmup_steps == CFG.warmup * trial.steps
     assert (run.loop.steps, run.loop.seed, run.loop.log_every) == (trial.steps, trial.seed, 9)
     assert (run.data.share, run.data.share_seed) == (trial.share, trial.seed)
     assert run.data.holdout == CFG.holdout
@@ -91,7 +91,7 @@ def test_lines_for_a_cluster_say_what_a_run_costs():
   ("changes", "message"),
   [
     ({"recipe": "our"}, "--recipe our: choose one of"),
-    ({"sizes": ("w49",)}, "--sizes w49: choose from w48"),
+    ({"sizes": ("w49",)}, "--sizes w49: choose from w32, w64"),
     ({"sizes": ("w48", "w48")}, "--sizes: name one or more, each once"),
     ({"steps": ()}, "--steps: name one or more"),
     ({"source": ("unset",)}, "--source: name folders"),

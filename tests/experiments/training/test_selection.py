@@ -31,8 +31,8 @@ from experiments.training.selection import (
 from experiments.training.step import compile_eval_step, compile_train_step
 from experiments.training.task import Task
 from tests.experiments.tiny_pretrain import quick_compiles
-from tests.experiments.training import test_loop, toy
-from tests.experiments.training.test_loop import clips, held_out, make_run
+from tests.experiments.training import toy
+from tests.experiments.training.loop_runs import clips, held_out, make_run, wave_loss
 
 # Losses after the steps 1, 2, ...: the best are those of the steps 3, 5, 2; none after 5 is better.
 LOSSES = jnp.asarray([4.0, 2.0, 1.0, math.nan, 1.5, 2.0, 3.0, 9.0, 0.1])
@@ -43,7 +43,7 @@ CFG = LoopConfig(
 
 
 def _loss(params, model_state, batch, key, train):
-  value, (model_state, metrics) = test_loop._loss(params, model_state, batch, key, train, noise=0.1)
+  value, (model_state, metrics) = wave_loss(params, model_state, batch, key, train, noise=0.1)
   return (value if train else batch["figure"]), (model_state, metrics)
 
 

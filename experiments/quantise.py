@@ -30,7 +30,7 @@ def method_of(cfg: QuantiseConfig) -> Method:
     assert isinstance(model, CPMobileConfig)
     return quantised_task(model, recipe, cfg.frozen_epochs)
 
-  return Method(task, folded_start, validation_scores, report_quantised)
+  return Method(task, folded_start, validation_scores, report_quantised, forms=2)
 
 
 def main(cfg: QuantiseConfig) -> int:

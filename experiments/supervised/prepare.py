@@ -46,6 +46,8 @@ class Method:
     report: (run, variables, folder, batch size, devices) -> figures, after writing the rest.
     compare: (run, variables, part, batch size, devices) -> figures alone, by which networks of one
       run are compared; None where there is no such comparison.
+    forms: how many forms of a network are scored at once: outputs of a clip are [forms, classes];
+      0 where they are [classes].
   """
 
   task: Callable[[Config, Recipe], Task]
@@ -55,6 +57,7 @@ class Method:
   compare: (
     Callable[[Prepared, dict[str, Any], Dataset, int, list[jax.Device]], dict[str, float]] | None
   ) = None
+  forms: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +189,8 @@ def prepare(
   add_main_device(trainset, labelled)
   for scored in (held_out, test):
     add_devices(scored, labelled)
+  if cfg.select.on:
+    check_metric(cfg.select.metric, method, labelled, held_out)
   if labelled.objective == "tags" and cfg.distil.mean_over != DistilConfig.mean_over:
     raise UsageError("--distil.mean_over: is of clips with one class; this set has tags")
   classes = len(labelled.classes)
@@ -224,6 +229,21 @@ def prepare(
     teacher=teacher,
     responses=recipe.responses,
   )
+
+
+def check_metric(metric: str, method: Method, labelled: TrainingSet, held_out: Dataset) -> None:
+  """UsageError where validations will have no such figure."""
+  # Two clips have all figures, but that groups of devices have theirs where they recorded any.
+  count = len(held_out) if labelled.devices is not None else min(2, len(held_out))
+  given = {name: of(np.arange(count)) for name, of in held_out.fields.items()}
+  forms = (method.forms,) if method.forms else ()
+  outputs = np.zeros((count, *forms, len(labelled.classes)), np.float32)
+  figures = ["loss", *method.score(labelled, outputs, given)]
+  if metric not in figures:
+    raise UsageError(
+      f"--select.metric {metric}: validations of {labelled.name} have {', '.join(figures)}; choose "
+      "one of these"
+    )
 
 
 def _optimiser(cfg: SupervisedConfig, model: Config, epochs: Epochs) -> Optimiser:

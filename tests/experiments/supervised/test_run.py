@@ -324,6 +324,10 @@ def test_what_cannot_be_trained_is_told_before_it_begins(audio, tmp_path):
       replace(cfg, select=SelectConfig(average=2), loop=replace(cfg.loop, validate_every=0)),
       "--select: goes by validations; set --loop.validate_every",
     ),
+    (
+      replace(cfg, select=SelectConfig("mAP", patience=1)),
+      "--select.metric mAP: validations of .* have loss, accuracy, class_accuracy, log_loss;",
+    ),
     (replace(cfg, augment=replace(cfg.augment, freq_mask=3)), "this network has --model.mel.freq"),
     (
       replace(cfg, teacher=str(audio / "x"), augment=replace(NO_AUGMENT, pairs="wave")),

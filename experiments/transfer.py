@@ -15,10 +15,10 @@ import dataclasses
 from typing import Any
 
 from experiments.configs.supervised import SupervisedConfig
-from experiments.configs.transfer import EXPERIMENTS, TransferConfig
+from experiments.configs.transfer import EXPERIMENTS, MODEL, TransferConfig
 from experiments.studies.weights import network_of
 from experiments.supervised.run import run
-from experiments.training import cli
+from experiments.training import cli, config_io
 from experiments.training.cluster import join_cluster
 from experiments.training.errors import UsageError
 from mobile_jax.families import Config, named
@@ -26,7 +26,7 @@ from mobile_jax.models import MODELS
 
 
 def resolved(cfg: TransferConfig) -> SupervisedConfig:
-  """The run that a cell stands for; UsageError where mode and weights do not go together."""
+  """The run that a cell stands for; UsageError where its flags do not go together."""
   if cfg.mode != "scratch" and not cfg.init:
     raise UsageError(f"--mode {cfg.mode}: name the weights that it begins with, with --init")
   if cfg.frozen:
@@ -47,8 +47,30 @@ def resolved(cfg: TransferConfig) -> SupervisedConfig:
 
 def _network(cfg: TransferConfig) -> Config:
   if cfg.student:
-    return MODELS[cfg.student].config if cfg.student in MODELS else named(cfg.student)
-  return network_of(cfg.init)[0] if cfg.init else cfg.model
+    found = MODELS[cfg.student].config if cfg.student in MODELS else named(cfg.student)
+    return _as_told(found, cfg.model, f"--student {cfg.student}")
+  if cfg.init:
+    return _as_told(network_of(cfg.init)[0], cfg.model, f"--init {cfg.init}")
+  return cfg.model
+
+
+def _as_told(found: Config, model: Config, source: str) -> Config:
+  """The network with what `--model` says of its training, as `finetune --init` has it.
+
+  UsageError for anything else that `--model` says: the network is another.
+  """
+  told = {path: value for path, _, value in config_io.diff(MODEL, model)}
+  if type(model) is not type(MODEL):
+    told = {"class": type(model).__name__}
+  known = {field.name for field in dataclasses.fields(found)}
+  free = [name for name in ("dropout", "compute") if name in known]
+  for path in told:
+    if path.partition(".")[0] not in free:
+      raise UsageError(
+        f"--model.{path}: the network is that of {source}, of which --model changes "
+        f"{' and '.join(free)} alone"
+      )
+  return config_io.with_values(found, told)
 
 
 def main(cfg: TransferConfig) -> int:

@@ -59,6 +59,8 @@ class TransferTask(NamedTuple):
   published: Published | None = None
 
 
+MODEL = DECISION_SIZES["mobilenet_v2"]  # where neither weights nor a name bring another network
+
 # By the name of the set, which `pipelines.sets` reads.
 TASKS: dict[str, TransferTask] = {
   "msos": TransferTask(
@@ -176,7 +178,8 @@ MORE: dict[str, TransferTask] = {
 class TransferConfig(SupervisedConfig):
   """One cell of the study: a set, a network, a mode.
 
-  `init` names the network and its weights; "scratch" takes the network alone.
+  `init` names the network and its weights; "scratch" takes the network alone. Of a network that
+  `init` or `student` names, `model` changes dropout and compute.
   """
 
   # "scratch": random weights, all are trained; "frozen": the classifier alone is trained, on the
@@ -189,13 +192,12 @@ class TransferConfig(SupervisedConfig):
 def _recipe(name: str, task: TransferTask) -> TransferConfig:
   figure = task.metric.replace("_", " ")
   about = f"{name}: {task.kind}, {figure}" + (", over folds" if task.folds else "")
-  model = DECISION_SIZES["mobilenet_v2"]
   return TransferConfig(
     about=about,
-    model=model,
+    model=MODEL,
     data=DataConfig(
       source=NO_SOURCE,
-      sample_rate=model.mel.sample_rate,
+      sample_rate=MODEL.mel.sample_rate,
       crop_seconds=task.seconds,
       crop="pieces" if task.cut else "first",
       grid_seconds=task.grid,

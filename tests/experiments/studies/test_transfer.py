@@ -11,6 +11,7 @@ from experiments.configs.transfer import EXPERIMENTS, MODES, MORE, NETWORKS, TAS
 from experiments.evaluation.scores import MEASURES
 from experiments.studies import study as studies
 from experiments.studies import weights
+from experiments.training import cli
 from experiments.training.errors import UsageError
 from mobile_jax.config import SIZES
 from mobile_jax.decision_config import DECISION_SIZES
@@ -83,6 +84,34 @@ def test_a_cell_is_a_run_of_its_mode(monkeypatch):
     transfer.resolved(replace(EXPERIMENTS["esc50"], mode="frozen"))
   with pytest.raises(UsageError, match="--frozen: say --mode frozen"):
     transfer.resolved(replace(cfg, frozen=True))
+
+
+def test_what_model_flags_say_of_a_named_network_is_done_or_refused(monkeypatch):
+  monkeypatch.setattr(weights, "read_model", lambda path: (SIZES["mn04"], {}))
+
+  def resolved(*flags):
+    told = ("--config", "esc50", *flags)
+    return transfer.resolved(cli.parse(told, EXPERIMENTS, prog="transfer")).model
+
+  training = ("--model.dropout", "0.45", "--model.compute.dtype", "bfloat16")
+  found = resolved("--init", "mn04.pt", *training)
+  assert found == replace(SIZES["mn04"], dropout=0.45).with_compute(dtype="bfloat16")
+  scratch, student = ("--mode", "scratch"), ("--student", "efficientnet_b0")
+  named = resolved(*scratch, *student, "--model.dropout", "0.45")
+  assert named == replace(DECISION_SIZES["efficientnet_b0"], dropout=0.45)
+  assert resolved(*scratch, "--model.width", "0.5").width == 0.5
+  init = ("--init", "mn04.pt")
+  for flags, match in (
+    ((*init, "--model.width", "0.5"), "--model.width: the network is that of --init mn04.pt, of"),
+    ((*init, "--model.mel.mel_bins", "80"), "--model.mel.mel_bins: .* dropout and compute alone"),
+    ((*scratch, *student, "--model.width", "0.5"), "is that of --student efficientnet_b0"),
+    ((*scratch, "--student", "passt_as", "--model.dropout", "0.5"), "changes compute alone"),
+  ):
+    with pytest.raises(UsageError, match=match):
+      resolved(*flags)
+  other = replace(EXPERIMENTS["esc50"], init="mn04.pt", model=SIZES["mn10"])
+  with pytest.raises(UsageError, match="--model.class: the network is that of --init"):
+    transfer.resolved(other)
 
 
 def config(tmp_path, **changes):

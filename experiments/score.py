@@ -31,7 +31,7 @@ from experiments.supervised.report import score_network, score_table, write_deta
 from experiments.training import cli
 from experiments.training.entry import say
 from experiments.training.errors import UsageError
-from mobile_jax.inference import tag
+from mobile_jax.inference import least_samples, tag
 from mobile_jax.network import Config
 from mobile_jax.weights.load import read_model
 from pipelines import DataConfig, Dataset, decode
@@ -118,7 +118,7 @@ def score_whole(
         progress.add()
         continue
       wave = decode.resample(decode.mono(found), its_rate, rate)
-      length = -(-max(len(wave), model.mel.min_samples) // step) * step
+      length = -(-max(len(wave), least_samples(model)) // step) * step
       padded = jnp.asarray(np.pad(wave, (0, length - len(wave))), jnp.float32)
       logits.append(np.asarray(forward(variables, padded[None])[0]))
       kept.append(example)

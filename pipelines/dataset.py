@@ -38,6 +38,8 @@ class Dataset:
       i64[b] (-1: padding) to one value or row each. "labels" is there where sources have any, and
       "judged" beside it; more may be added before the first batch.
     bad: recordings that proved unusable while reading, whoever read them.
+    least_samples: with the crop "whole", of the shortest row, at `cfg.sample_rate`: zeros follow a
+      recording that is shorter. May be set before the first batch.
   """
 
   def __init__(
@@ -58,6 +60,7 @@ class Dataset:
       )
     self.cfg, self.sources, self.part = cfg, tuple(sources), part
     self.bad = Ledger() if bad is None else bad
+    self.least_samples = 1
     self._prefixes = _prefixes(self.sources)
     self.skipped = [
       (prefix + name, reason)

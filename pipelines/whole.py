@@ -1,7 +1,8 @@
 """Recordings heard whole: batches of those of one length, so that none is padded to another's.
 
 A program is compiled for every length. Where recordings differ in length, `grid_seconds` rounds
-lengths up to its multiples, with zeros behind the recording, which bounds how many there are.
+lengths up to its multiples, with zeros behind the recording, which bounds how many there are. So
+are recordings lengthened that are shorter than a network can hear (`Dataset.least_samples`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ class WholeBatch(NamedTuple):
   samples: int
 
 
-def lengths(frames: np.ndarray, rates: np.ndarray, cfg: DataConfig) -> np.ndarray:
+def lengths(frames: np.ndarray, rates: np.ndarray, cfg: DataConfig, least: int = 1) -> np.ndarray:
   """Samples i64[n] at `cfg.sample_rate` that hold each recording, rounded up to the grid.
 
-  frames, rates: of the recordings as they are stored, i64[n] samples and i32[n] Hz.
+  frames, rates: of the recordings as they are stored, i64[n] samples and i32[n] Hz. least: samples
+  that every recording gets before it is rounded.
   """
   per_second = np.maximum(rates, 1).astype(np.int64)
-  exact = np.maximum(1, -(-np.asarray(frames, np.int64) * cfg.sample_rate // per_second))
+  exact = np.maximum(least, -(-np.asarray(frames, np.int64) * cfg.sample_rate // per_second))
   step = max(1, round(cfg.grid_seconds * cfg.sample_rate))
   return -(-exact // step) * step
 
@@ -36,7 +38,7 @@ def whole_batches(dataset: Dataset, batch_size: int) -> list[WholeBatch]:
   """Every recording of a data set once, the shortest first; batches hold one length each."""
   found = np.concatenate(
     [
-      lengths(source.frames[rows], source.rates[rows], dataset.cfg)
+      lengths(source.frames[rows], source.rates[rows], dataset.cfg, dataset.least_samples)
       for source, rows in (
         (source, dataset.recordings_of(i)) for i, source in enumerate(dataset.sources)
       )

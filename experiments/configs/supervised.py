@@ -96,7 +96,8 @@ class SupervisedConfig:
   # `source` is one NAME=PATH of a labelled set: a name of pipelines.sets.SETS, such as esc50,
   # audioset, folder or table
   data: DataConfig = DataConfig(source=NO_SOURCE, sample_rate=SAMPLE_RATE, crop="single")
-  # validate and test on whole recordings, one at a time on each device, in place of clips
+  # validate and test on whole recordings, one at a time on each device, in place of clips; zeros
+  # follow those that are too short for the network
   whole: bool = False
   augment: AugmentConfig = AugmentConfig()
   distil: DistilConfig = DistilConfig()

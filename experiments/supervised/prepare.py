@@ -27,6 +27,7 @@ from experiments.training.errors import UsageError
 from experiments.training.optim import Optimiser, make_optimiser
 from experiments.training.task import Task
 from mobile_jax.families import Config
+from mobile_jax.inference import least_samples
 from pipelines import Dataset
 from pipelines.impulse_response import Responses, read_responses
 from pipelines.ledger import Ledger
@@ -196,11 +197,14 @@ def prepare(
   classes = len(labelled.classes)
   model, start = network_of(cfg, classes, labelled.objective, devices)
   check_rate(cfg.data, model)
-  if cfg.data.crop_samples < model.mel.min_samples:
+  least = least_samples(model)
+  if cfg.data.crop_samples < least:
     raise UsageError(
-      f"--data.crop_seconds {cfg.data.crop_seconds:g}: the front end needs at least "
-      f"{model.mel.min_samples / model.mel.sample_rate:.3f} s"
+      f"--data.crop_seconds {cfg.data.crop_seconds:g}: the network needs at least "
+      f"{least / model.mel.sample_rate:.3f} s"
     )
+  for scored in (held_out, test):
+    scored.least_samples = least  # whole recordings may be shorter
   cfg = dataclasses.replace(cfg, model=model, fold=labelled.fold)
   teacher = _teacher(cfg, trainset, labelled)
   clips = trainset.order(cfg.loop.seed).clips_per_epoch

@@ -81,6 +81,19 @@ def test_a_grid_bounds_how_many_lengths_there_are(folder):
   assert lengths(np.array([441, 442]), np.array([44_100, 44_100]), cfg).tolist() == [160, 161]
 
 
+def test_recordings_that_are_too_short_to_be_heard_are_lengthened(folder):
+  """Before the grid, which may lengthen them further; the others stay as they are."""
+  found = opened(folder, crop="whole")
+  found.least_samples = 3000
+  rows = heard(found, 2)
+  assert [r["wave"].shape for r in rows] == [(2, 3000), (2, 4000), (2, 4160)]
+  assert rows[0]["valid"].tolist() == [1600, 1600]
+  assert not rows[0]["wave"][:, 1600:].any()
+  found = opened(folder, crop="whole", grid_seconds=0.25)
+  found.least_samples = 4001
+  assert [r["wave"].shape[1] for r in heard(found, 4)] == [8000]
+
+
 def test_nothing_is_trained_on_whole_recordings(folder):
   with pytest.raises(DataError, match="'whole' is for evaluation; train on 'pieces'"):
     batches(opened(folder, crop="whole"), batch_size=2, seed=0)

@@ -3,16 +3,23 @@
 import dataclasses
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 
 from experiments import quantise
 from experiments.configs.finetune import EXPERIMENTS
 from experiments.configs.quantise import EXPERIMENTS as QUANTISE
+from experiments.configs.transfer import EXPERIMENTS as TRANSFER
 from experiments.supervised.prepare import NETWORK, check_metric, prepare
 from experiments.training.errors import UsageError
+from mobile_jax.families import named
+from mobile_jax.inference import check_wave, least_samples
+from pipelines import evaluation_batches
 from pipelines.ledger import Ledger
 from pipelines.sets import RecordingDevices
+from tests.pipelines.conftest import index_cache, tone  # noqa: F401
 
 # Four clips of three classes; nobody recorded with the device c.
 CLASSES = {"labels": np.array([0, 2, 1, 1]), "device": np.array([0, 0, 1, 1])}
@@ -77,3 +84,20 @@ def test_a_figure_that_validations_lack_is_named(known, given, figures, forms):
   with pytest.raises(UsageError, match=match) as error:
     check_metric("accuracy_none", method, labelled(**known), HeldOut(**given))
   assert "\n" not in str(error.value)
+
+
+def test_whole_recordings_are_no_shorter_than_the_network_hears(tmp_path):
+  for part in ("train", "test"):
+    for label, seconds in (("low", 0.25), ("high", 0.01)):
+      path = tmp_path / part / label / "x.wav"
+      path.parent.mkdir(parents=True)
+      soundfile.write(path, tone(3, seconds, 16_000), 16_000)
+  cfg = TRANSFER["esc50"]
+  data = dataclasses.replace(cfg.data, source=(f"folder={tmp_path}",), cache="memory")
+  for student in ("mobilenet_v2", "efficientnet_b0"):
+    model = named(student)
+    ready = prepare(dataclasses.replace(cfg, data=data, model=model), Ledger(log=False), 1)
+    with evaluation_batches(ready.test, 1) as batches:
+      lengths = [batch["wave"].shape[1] for batch in batches]
+    assert lengths == [least_samples(model), max(4000, least_samples(model))]
+    check_wave(model, jnp.zeros((1, lengths[0])))

@@ -27,10 +27,17 @@ from pipelines.sets import TrainingSet
 
 
 class Report(NamedTuple):
-  """Figures for the summary, and a markdown table to show."""
+  """What a run says at its end.
+
+  Attributes:
+    summary: figures for the summary.
+    table: markdown, to show.
+    test: figures of the test part, as `Method.compare` has them.
+  """
 
   summary: dict[str, Any]
   table: str
+  test: Mapping[str, float] = {}
 
 
 def report_run(
@@ -61,7 +68,7 @@ def report_run(
     "model": str(exported),
     "pictures": ", ".join(str(p) for p in pictures),
   }
-  return Report(summary, table)
+  return Report(summary, table, scores.means)
 
 
 def write_details(

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +202,14 @@ def _report(
   summary, tables = {**figures, **found.summary}, [found.table]
   if chosen is not None:
 
-    def figures_of(part: Dataset, tree: dict[str, Any]) -> dict[str, float]:
+    def figures_of(part: Dataset, tree: dict[str, Any]) -> Mapping[str, float]:
       return method.compare(ready, _variables(tree), part, size, devices) if method.compare else {}
 
-    parts = {"validation": ready.held_out} if ready.held_out is not ready.test else {}
-    scores = {
-      name: functools.partial(figures_of, part)
-      for name, part in (parts | {"test": ready.test}).items()
-    }
+    mean, best, test = chosen.mean, chosen.best, ready.test
+    scores = {}
+    if (part := ready.held_out) is not test:
+      scores["validation"] = {"mean": figures_of(part, mean), "best": figures_of(part, best)}
+    scores["test"] = {"mean": found.test, "best": figures_of(test, best)}  # the mean was reported
     more, table = report_selection(select, chosen, figures["steps"], scores, workdir)
     summary, tables = {**summary, **more}, [*tables, table]
   write_record(workdir / entry.SUMMARY, summary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def report_selection(
   cfg: SelectConfig,
   chosen: Averaged,
   step: int,
-  scores_of: Mapping[str, Callable[[Any], Figures]],
+  scores: Mapping[str, Mapping[str, Figures]],
   workdir: Path,
 ) -> tuple[dict[str, Any], str]:
   """Writes selection.json and selection.md: what was averaged, and how mean and best do.
@@ -74,17 +74,13 @@ def report_selection(
     cfg: what was selected.
     chosen: the two networks.
     step: at which the run ended.
-    scores_of: part of the set -> the function from a tree to its figures.
+    scores: part of the set -> figures of the "mean" and of the "best".
     workdir: of the run; its report.json gets the steps and, as best_NAME, the figures of the best
       state on the test part.
 
   Returns:
     Figures for the summary, and the table.
   """
-  scores = {
-    part: {"mean": dict(score(chosen.mean)), "best": dict(score(chosen.best))}
-    for part, score in scores_of.items()
-  }
   steps = [check.step for check in chosen.checks]
   record = {
     "metric": cfg.metric,

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from experiments.embedding.store import DAMAGED, write_npz
+from experiments.evaluation.batched import batched
 from experiments.evaluation.cache import surroundings
 from experiments.evaluation.hear.events import moment_targets
 from experiments.evaluation.hear.folder import TaskFolder
-from pipelines.errors import BadAudio, DataError
+from pipelines.errors import DataError
 from pipelines.progress import Progress
 
 ORDER_SEED = 0
@@ -123,31 +124,24 @@ def _embed(
   folder: TaskFolder, part: str, files: Sequence[str], model: Hears
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(embeddings, owners, times) of the rows of one part, clip after clip."""
-  found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-  waiting: dict[Hashable, list[tuple[int, np.ndarray]]] = {}
+  waves = ((i, folder.load(part, file, model.sample_rate)) for i, file in enumerate(files))
 
-  def flush(group: Hashable) -> int:
-    clips = waiting.pop(group)
-    waves = [wave for _, wave in clips]
+  def embed(waves: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     if folder.events:
-      made = model.over_time(waves)
-    else:
-      made = [(scene[None], np.zeros(1)) for scene in model.scenes(waves)]
-    found.update((i, one) for (i, _), one in zip(clips, made, strict=True))
-    return len(clips)
+      return model.over_time(waves)
+    return [(scene[None], np.zeros(1)) for scene in model.scenes(waves)]
 
+  def rows_of(group: Hashable) -> int:
+    return 1 if folder.events else model.rows(group)
+
+  def where(i: int) -> str:
+    return f"{folder.path / part}: {files[i]}"
+
+  found = {}
   with Progress(f"embedding {folder.path.name} {part}", len(files), "clips") as bar:
-    for i, file in enumerate(files):
-      wave = folder.load(part, file, model.sample_rate)
-      try:
-        group = model.group(wave.size)
-      except BadAudio as error:
-        raise DataError(f"{folder.path / part}: {file}: {error}") from None
-      waiting.setdefault(group, []).append((i, wave))
-      if len(waiting[group]) >= (1 if folder.events else model.rows(group)):
-        bar.add(flush(group))
-    for group in list(waiting):
-      bar.add(flush(group))
+    for i, made in batched(waves, model.group, rows_of, embed, where):
+      found[i] = made
+      bar.add()
   rows = [found[i] for i in range(len(files))]
   x = np.concatenate([x for x, _ in rows]).astype(np.float32)
   if not np.isfinite(x).all():

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.embedding.store import DAMAGED, write_npz
+from experiments.evaluation.batched import batched
 from experiments.evaluation.cache import surroundings
 from experiments.evaluation.xares.tars import Task
 from experiments.xares.load import Frames
@@ -86,27 +87,19 @@ def _read(path: Path | None) -> Pooled | None:
 
 
 def _embedded(source: Frames, task: Task, clips: range, bar: Progress) -> Pooled:
-  waiting: dict[Hashable, list[tuple[int, int, np.ndarray]]] = {}
-  made: dict[tuple[int, int], np.ndarray] = {}
+  def where(key: tuple[int, int]) -> str:
+    return f"{task.name}: clip {task.ids[key[0]]!r}"
 
-  def flush(group: Hashable) -> None:
-    pieces = waiting.pop(group)
-    for (clip, place, _), frames in zip(
-      pieces, source.frames([wave for _, _, wave in pieces]), strict=True
-    ):
-      made[clip, place] = frames.mean(axis=0)
+  def waves() -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    for clip in clips:
+      for place, wave in enumerate(task.pieces(clip, source.sampling_rate)):
+        if not wave.size:
+          raise DataError(f"{where((clip, place))} is empty")
+        yield (clip, place), wave
+      bar.add()
 
-  for clip in clips:
-    for place, wave in enumerate(task.pieces(clip, source.sampling_rate)):
-      if not wave.size:
-        raise DataError(f"{task.name}: clip {task.ids[clip]!r} is empty")
-      group = source.group(wave.size)
-      waiting.setdefault(group, []).append((clip, place, wave))
-      if len(waiting[group]) == source.rows(group):
-        flush(group)
-    bar.add()
-  for group in list(waiting):
-    flush(group)
+  found = batched(waves(), source.group, source.rows, source.frames, where)
+  made = {key: frames.mean(axis=0) for key, frames in found}
   order = sorted(made)
   x = np.stack([made[key] for key in order]).astype(np.float32)
   if not np.isfinite(x).all():

@@ -12,7 +12,7 @@ from experiments.evaluation import encoders
 from experiments.evaluation.embed import embed_set
 from experiments.evaluation.encoders import name_of, open_encoder
 from experiments.evaluation.rivals import FULL_RANGE, TOP_50_DB, LogMelEmbedder, log_mel_statistics
-from experiments.evaluation.scenes import embed_clips, scene_set
+from experiments.evaluation.scenes import embed_clips
 from experiments.training.errors import UsageError
 from pipelines.errors import DataError
 from pipelines.mel import log_mel
@@ -28,6 +28,10 @@ def clips(lengths=LENGTHS):
     "s", names, np.zeros(len(lengths), np.int32), names, ["a"],
     lambda i, rate=16_000: noise(lengths[i], i),
   )  # fmt: skip
+
+
+def scenes(embedder, labelled):
+  return np.stack([made.scene for made in embed_clips(embedder, labelled)])
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def test_names_in_tables():
 
 @pytest.mark.parametrize("cfg", [FULL_RANGE, TOP_50_DB])
 def test_statistics_of_the_log_mel_are_those_of_the_rival(cfg):
-  found = scene_set(LogMelEmbedder(cfg), clips())
+  found = scenes(LogMelEmbedder(cfg), clips())
   np.testing.assert_allclose(found, log_mel_statistics(clips(), cfg, progress=False), atol=1e-4)
 
 
@@ -84,7 +88,7 @@ def test_dasheng_hears_what_it_heard_in_padded_batches(tiny):
     return embed(ours.cfg, params, wave, lengths)
 
   before = embed_set(tokens, ours.variables, silent, progress=False)
-  np.testing.assert_allclose(scene_set(ours, silent), before, atol=1e-4)
+  np.testing.assert_allclose(scenes(ours, silent), before, atol=1e-4)
 
 
 def test_fresh_weights_behind_trained_statistics(tiny, tmp_path, monkeypatch):
@@ -115,4 +119,4 @@ def test_mistakes(tmp_path):
   with pytest.raises(UsageError, match="'x' is no seed; write random:mn04:7"):
     open_encoder("random:mn04:x")
   with pytest.raises(DataError, match="'clip0': is empty"):
-    scene_set(open_encoder("log_mel"), clips((0,)))
+    embed_clips(open_encoder("log_mel"), clips((0,)))

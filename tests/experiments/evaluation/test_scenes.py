@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.embedding.embedder import Embedding
-from experiments.evaluation.scenes import scene_set
+from experiments.evaluation.scenes import embed_clips
 from pipelines.errors import BadAudio, DataError
 from pipelines.tasks import LabelledSet
 
@@ -48,7 +48,7 @@ def labelled(lengths):
 def test_rows_stand_in_the_order_of_the_set():
   embedder = Summing()
   clips, rates = labelled(LENGTHS)
-  found = scene_set(embedder, clips)
+  found = [made.scene for made in embed_clips(embedder, clips)]
   np.testing.assert_array_equal(found, [[i * n, n] for i, n in enumerate(LENGTHS)])
   assert set(rates) == {32_000}
   assert all(len(lengths) == 1 for lengths in embedder.batches)
@@ -57,4 +57,4 @@ def test_rows_stand_in_the_order_of_the_set():
 
 def test_a_clip_that_cannot_be_heard_is_named():
   with pytest.raises(DataError, match="'clip1': too short"):
-    scene_set(Summing(), labelled((300, 3))[0])
+    embed_clips(Summing(), labelled((300, 3))[0])

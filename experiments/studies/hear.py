@@ -7,14 +7,17 @@ tasks. Every row is one command of the suite `hear`; its points are tasks.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.evaluation.hear.tasks import GROUPS
+from experiments.evaluation.hear.run import chosen
+from experiments.evaluation.hear.tasks import GROUPS, TASKS
 from experiments.studies.cell import Cell, Points
 from experiments.studies.config import StudyConfig
 from experiments.studies.study import Study
+from experiments.training import cli
 from experiments.training.errors import UsageError
 
 # As the paper names them: low level, middle level, and the classifier's layers.
@@ -76,9 +79,28 @@ def points(content: Any) -> Points:
       percent = record["percent_of_best"]
       found[record["task"]] = {"all": percent, record["group"]: percent}
   if not found:
-    raise UsageError("--data hear=FOLDER: holds none of the tasks of HEAR 2021's table")
+    raise UsageError("--data hear=FOLDER: none of the tasks of HEAR 2021's table could be scored")
   return found
 
 
+def _check_tasks(cell: Cell) -> None:
+  """UsageError where a table would be empty, as no task has a known best to be a percentage of."""
+  from experiments.evaluate import EvaluateConfig  # the program that cells run
+
+  cfg = cli.parse(cell.flags, {"knn": EvaluateConfig()}, prog=cell.prog, default="knn").hear
+  folders = chosen(cfg)
+  if not any(folder.key and TASKS[folder.key].best is not None for folder in folders):
+    raise UsageError(
+      f"--data hear={cfg.tasks}: holds none of the tasks of HEAR 2021's table; found "
+      f"{', '.join(folder.path.name for folder in folders)}"
+    )
+
+
 def _study(cells: Sequence[Cell], name: str, title: str) -> Study:
-  return Study(cells=tuple(cells), columns=COLUMNS, title=title, name=name)
+  return Study(
+    cells=tuple(cells),
+    columns=COLUMNS,
+    title=title,
+    name=name,
+    check=functools.partial(_check_tasks, cells[0]),
+  )

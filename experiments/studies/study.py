@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.studies.cell import Cell, Points
@@ -23,6 +23,7 @@ class Study:
     gains: rows of differences.
     name: of the files; studies that share cells may share a folder.
     beside: further columns of the table, as text by row: {column: {row: text}}.
+    check: raises what would otherwise show when all cells have run; not called where they have.
   """
 
   cells: tuple[Cell, ...]
@@ -31,6 +32,7 @@ class Study:
   gains: tuple[Gain, ...] = ()
   name: str = "study"
   beside: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+  check: Callable[[], None] = lambda: None
 
 
 def run_study(study: Study, out: Path) -> str:
@@ -38,6 +40,8 @@ def run_study(study: Study, out: Path) -> str:
 
   Cells of one row may have figures of the same points: those of a teacher and of its student.
   """
+  if not all(cell.result.exists() for cell in study.cells):
+    study.check()
   took = run_cells(study.cells, out)
   rows: dict[str, dict] = {}
   seconds: dict[str, float] = {}

@@ -39,7 +39,7 @@ def run_hear(
   models: names, which are folders of `cfg.out` too, and what opens them.
   """
   cfg.check()
-  folders = _chosen(find_folders(cfg.tasks), cfg.only)
+  folders = chosen(cfg)
   if any(folder.events for folder in folders):
     load_sed_eval()
   together = cfg.side_by_side
@@ -82,20 +82,24 @@ def group_table(records: Sequence[Mapping[str, Any]]) -> str:
   return markdown_table(("features", "size", *GROUPS, ALL), rows)
 
 
-def _chosen(folders: Sequence[TaskFolder], only: Sequence[str]) -> list[TaskFolder]:
-  """The folders that are asked for, by task, `task_name` or folder name."""
+def chosen(cfg: HearConfig) -> list[TaskFolder]:
+  """The folders that are asked for, by task, `task_name` or folder name.
+
+  Raises DataError for a folder without tasks, UsageError for a name that is not there.
+  """
+  folders, only = find_folders(cfg.tasks), cfg.only
   if not only:
-    return list(folders)
-  chosen, asked = [], set(only)
+    return folders
+  found, asked = [], set(only)
   for folder in folders:
     names = {folder.key, folder.name, folder.path.name} & asked
     if names:
-      chosen.append(folder)
-      only = [name for name in only if name not in names]
+      found.append(folder)
+      only = tuple(name for name in only if name not in names)
   if only:
     there = ", ".join(folder.key or folder.path.name for folder in folders)
     raise UsageError(f"--hear.only {only[0]}: not there; found: {there}")
-  return chosen
+  return found
 
 
 def _record(name: str, size: int, folder: TaskFolder, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from experiments import distill, evaluate, finetune, study, transfer, write_logi
 from experiments.configs import scenes as scene_configs
 from experiments.configs.finetune import EXPERIMENTS as TUNE
 from experiments.studies import scenes, weights
+from experiments.studies import study as studies
 from experiments.studies.config import StudyConfig
 from experiments.studies.hear import WIDTHS
 from experiments.training import cli
-from experiments.training.errors import UsageError
+from experiments.training.errors import RunError, UsageError
 from mobile_jax.config import SIZES, DyMNConfig
+from pipelines.errors import DataError
+from tests.experiments.evaluation.hear.small import write_folder
 
 DISTIL = distill.EXPERIMENTS
 REGISTRIES = {
@@ -133,6 +136,29 @@ def test_the_suite_of_hear_is_told_its_tasks_and_features(tmp_path):
 def test_what_studies_of_hear_need(name, change, match, tmp_path):
   with pytest.raises(UsageError, match=match):
     study.main(config(name, tmp_path, **change))
+
+
+def test_tasks_without_a_table_are_told_before_anything_runs(tmp_path, monkeypatch):
+  parts, esc50 = [f"fold{i:02d}" for i in range(5)], {"task_name": "esc50"}
+  write_folder(tmp_path / "own", ("train", "valid", "test"), {"split_mode": "trainvaltest"})
+  write_folder(tmp_path / "all" / "own", parts[:3], {})
+  write_folder(tmp_path / "all" / "esc50", parts, esc50)
+
+  def run(cells, out):
+    raise RunError("it runs")
+
+  monkeypatch.setattr(studies, "run_cells", run)
+  none = f"--data hear={tmp_path}/.*: holds none of the tasks of HEAR 2021's table; found own$"
+  for data, more, error, match in (
+    ("own", (), UsageError, none),
+    ("all", ("--hear.only", "own"), UsageError, none),
+    ("all", ("--hear.only", "esc"), UsageError, "--hear.only esc: not there; found: esc50, own"),
+    ("none", (), DataError, "none"),
+    ("all", (), RunError, "it runs"),
+  ):
+    cfg = config("hear_features", tmp_path, data=f"hear={tmp_path / data}", more=more)
+    with pytest.raises(error, match=match):
+      study.main(cfg)
 
 
 @pytest.mark.parametrize("flag", ["data", "init", "out"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments.configs.scaling import STUDIES, ScalingConfig
 from experiments.scaling_study import report
 from experiments.scaling_study.grid import Trial, trials
-from experiments.scaling_study.held_out import Judge, Point, finished
+from experiments.scaling_study.held_out import Judge, Point, check_audio, finished
 from experiments.scaling_study.launch import launch_lines
 from experiments.scaling_study.laws import fit_laws
 from experiments.scaling_study.picture import draw
@@ -42,6 +42,8 @@ def main(cfg: ScalingConfig) -> None:
   if cfg.collect:
     grid = _ended(grid, out)
   else:
+    for trial in grid:  # before the first of them runs
+      check_audio(trial)
     run_cells([trial.cell for trial in grid], out)
   points = _judged(grid, Judge(tasks, cfg.k))
   laws = fit_laws(points, cfg)

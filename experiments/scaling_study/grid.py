@@ -14,14 +14,15 @@ import functools
 import itertools
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.configs.pretrain import EXPERIMENTS, NO_SOURCE, PretrainConfig
 from experiments.configs.scaling import SIZES, ScalingConfig
 from experiments.studies.cell import Cell
-from experiments.training import cli
+from experiments.training import cli, entry
 from experiments.training.entry import SUMMARY
 from experiments.training.errors import UsageError
-from pipelines import open_dataset
+from pipelines import DataConfig, open_dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +90,23 @@ def _whole(cfg: ScalingConfig) -> PretrainConfig:
 
 def hours_of_training(run: PretrainConfig) -> float:
   """Hours of the recordings that a run trains on."""
-  return _hours(run.data, run.loop.seed)
+  return _training(run.data, run.loop.seed).hours
+
+
+def fingerprint_of_training(run: PretrainConfig) -> str:
+  """Of the recordings that a run trains on, as its checkpoints have it."""
+  return _training(run.data, run.loop.seed).fingerprint
+
+
+class _Training(NamedTuple):
+  hours: float
+  fingerprint: str
 
 
 @functools.lru_cache(maxsize=256)
-def _hours(data, seed: int) -> float:
-  return open_dataset(data, "train", seed).hours
+def _training(data: DataConfig, seed: int) -> _Training:
+  found = open_dataset(data, "train", seed)
+  return _Training(found.hours, entry.fingerprint(found))
 
 
 def _trial(cfg: ScalingConfig, seed: int, steps: int, share: float, name: str) -> Trial:

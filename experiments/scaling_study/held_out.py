@@ -22,9 +22,10 @@ from dasheng_jax.weights.run import newest_step, read_autoencoder
 from experiments.configs.pretrain import PretrainConfig
 from experiments.evaluation.embed import embed_set
 from experiments.evaluation.knn import knn_accuracy
-from experiments.scaling_study.grid import Trial, hours_of_training
+from experiments.scaling_study.grid import Trial, fingerprint_of_training, hours_of_training
 from experiments.scaling_study.launch import parameters, run_flops
 from experiments.training import config_io, entry
+from experiments.training.checkpoint_record import read_meta
 from experiments.training.dasheng_task import for_evaluation
 from experiments.training.entry import MAY_DIFFER, SUMMARY
 from experiments.training.errors import RunError, UsageError
@@ -85,7 +86,26 @@ def finished(trial: Trial) -> bool:
       f"--out {trial.folder.parent}: {trial.folder.name} was made with {field} {saved}, and "
       f"{asked} is asked for; name another folder, or remove this one"
     )
+  check_audio(trial)
   return _read(path).get("steps") == trial.steps
+
+
+def check_audio(trial: Trial) -> None:
+  """UsageError where the folder holds a run that ended and had other recordings to train on.
+
+  The configuration does not tell: the same source may hold more by now. A run that has not ended
+  compares them itself when it goes on.
+  """
+  step = newest_step(trial.folder)
+  if step is None or not (trial.folder / SUMMARY).is_file():
+    return
+  heard = read_meta(step.parent, int(step.name)).get("data")
+  there = fingerprint_of_training(trial.config)
+  if heard != there:
+    raise UsageError(
+      f"--out {trial.folder.parent}: {trial.folder.name} was trained on other recordings ({heard}) "
+      f"than --source has now ({there}); name another folder, or remove this one"
+    )
 
 
 def _read(path) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class LeftOut:
 
   @property
   def spread(self) -> float | None:
-    """Standard deviation (divisor: seeds - 1) over seeds; None for one seed."""
-    return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
+    """`spread_of` the seeds."""
+    return spread_of(self.seeds)
 
   def as_dict(self) -> dict[str, Any]:
     """Plain values for JSON; the value under the name of the measure."""
@@ -68,6 +68,11 @@ class LeftOut:
     """Such as "91.2 %", or "91.2 ± 0.4 %" over seeds."""
     spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
     return f"{100 * self.value:.1f}{spread} %"
+
+
+def spread_of(seeds: Sequence[float]) -> float | None:
+  """Standard deviation of the values of seeds, which are a sample: divisor n - 1; None for one."""
+  return float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
 
 
 def checked_folds(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments.evaluation import report
+from experiments.evaluation.left_out import spread_of
 from experiments.evaluation.xares import table
 from experiments.evaluation.xares.config import XaresConfig
 from experiments.evaluation.xares.head import Rounds, Rows, train_heads
@@ -114,7 +115,7 @@ def score_task(name: str, source: Frames, task: Task, cfg: XaresConfig) -> dict[
 
 
 def scored(pooled: Pooled, task: Task, cfg: XaresConfig) -> dict[str, Any]:
-  """Both protocols' figures from the embeddings of a task."""
+  """Both protocols' figures from the embeddings of a task; the deviation is over seeds."""
   rounds = rounds_of(pooled, task)
   targets, count = task.targets[pooled.clip], len(task.classes)
   heads = train_heads(pooled.x, targets, rounds, task.recipe, count, cfg.seeds)
@@ -124,7 +125,7 @@ def scored(pooled: Pooled, task: Task, cfg: XaresConfig) -> dict[str, Any]:
   of_seeds = heads.best.mean(axis=0)
   return {
     "linear": float(of_seeds.mean()),
-    "linear_deviation": float(of_seeds.std()),
+    "linear_deviation": spread_of(of_seeds.tolist()),
     "linear_last": float(heads.last.mean()),
     "per_round": [float(score) for score in heads.best.mean(axis=1)],
     "knn": knn,

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +151,19 @@ def test_table_and_average(tmp_path, loudness, capsys, monkeypatch):
   evaluate.main(cfg)
   assert loudness.heard == 60 + 60, "what was done is not done again"
   assert json.loads((tmp_path / "r.json").read_text()) == [first, second, average]
+
+
+def test_deviations_are_over_seeds_by_one_less(tmp_path, monkeypatch):
+  """As those of the probes: of 20 and 30 %, the means over rounds."""
+  write_esc50(tmp_path)
+  task, pooled = tar_task("esc50", str(tmp_path)), Pooled(np.zeros((30, 2)), np.arange(30))
+  monkeypatch.setattr(suite, "knn_scores", lambda *_: np.zeros(5))
+  best = np.array([[0.1, 0.2], [0.3, 0.4]])
+  for seeds, want in ((2, np.sqrt(2 * 0.05**2)), (1, None)):
+    heads = SimpleNamespace(best=best[:, :seeds], last=best[:, :seeds])
+    monkeypatch.setattr(suite, "train_heads", lambda *_, heads=heads: heads)
+    found = suite.scored(pooled, task, XaresConfig(seeds=seeds))["linear_deviation"]
+    assert found == (want if want is None else pytest.approx(want))
 
 
 def test_a_killed_run_goes_on(tmp_path, monkeypatch):

@@ -49,7 +49,6 @@ class TrainingSet:
     classes: names, in the order of the label numbers or of the columns of the targets.
     objective: whether clips have one class or tags.
     parts: sources by part; "train" and "test" are always there, "validation" where it is published.
-    seconds: length of a clip as the released recipes cut it.
     folds: what `fold` may be, where the set has folds, and `fold`, the one that is left out.
     devices: what recorded the clips, where the set says so.
     metric: the figure that papers report of the set, where it is not the first of its kind: such
@@ -60,7 +59,6 @@ class TrainingSet:
   classes: tuple[str, ...]
   objective: Objective
   parts: Mapping[str, tuple[Source, ...]]
-  seconds: float
   folds: tuple[str, ...] = ()
   fold: str = ""
   devices: RecordingDevices | None = None

@@ -10,9 +10,7 @@ from pipelines.config import DataConfig
 from pipelines.sets.base import TrainingSet
 from pipelines.sets.tau import tau_set
 
-SECONDS = 10.0
-
 
 def dcase20(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   """The published split; it has one fold."""
-  return tau_set(path, cfg, fold, name="dcase20", seconds=SECONDS, pieces=False)
+  return tau_set(path, cfg, fold, name="dcase20", pieces=False)

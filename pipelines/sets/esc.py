@@ -17,7 +17,6 @@ from pipelines.sources import open_source
 from pipelines.tasks.esc import COLUMNS, ESC10_TARGETS
 
 FOLDS = ("1", "2", "3", "4", "5")
-SECONDS = 5.0
 
 
 def esc50(path: str, cfg: DataConfig, fold: str = "1") -> TrainingSet:
@@ -66,7 +65,6 @@ def _esc(
       "train": part([r for r in rows if r["fold"].strip() != fold], f"without fold {fold}"),
       "test": part([r for r in rows if r["fold"].strip() == fold], f"fold {fold}"),
     },
-    seconds=SECONDS,
     folds=FOLDS,
     fold=fold,
   )

@@ -16,7 +16,6 @@ from pipelines.sets.base import TrainingSet, folder_of, one_split, read_table
 from pipelines.sets.listed import Clip, Listed, listed_set
 from pipelines.sources import open_source
 
-SECONDS = 4.0
 _INTENT = ("action", "object", "location")
 _PARTS = {"train": "train", "validation": "valid", "test": "test"}
 
@@ -31,7 +30,7 @@ def fluent_speech_commands(path: str, cfg: DataConfig, fold: str = "") -> Traini
     part: Listed(source, _clips(folder / "data" / f"{theirs}_data.csv", name))
     for part, theirs in _PARTS.items()
   }
-  return listed_set(name, parts, SECONDS)
+  return listed_set(name, parts)
 
 
 def _clips(table: Path, name: str) -> list[Clip]:

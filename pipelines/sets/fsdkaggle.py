@@ -26,13 +26,12 @@ from pipelines.sources import open_source
 
 
 class _Kind(NamedTuple):
-  """A set: year, column of labels, (table, audio) of both parts, how clips are cut and scored."""
+  """A set: year, column of labels, (table, audio) of both parts, how clips are scored."""
 
   year: str
   column: str
   train: tuple[str, str]
   test: tuple[str, str]
-  seconds: float
   metric: str
 
 
@@ -43,7 +42,6 @@ _KINDS = {
     "label",
     ("train_post_competition.csv", "audio_train"),
     ("test_post_competition_scoring_clips.csv", "audio_test"),
-    10.0,
     "mAP_at_3",
   ),
   **{
@@ -52,7 +50,6 @@ _KINDS = {
       "labels",
       (f"train_{which}_post_competition.csv", f"audio_train_{which}"),
       _TEST_2019,
-      4.0,
       "lwlrap",
     )
     for which in ("curated", "noisy")
@@ -75,9 +72,7 @@ def _fsdkaggle(name: str, path: str, cfg: DataConfig, fold: str = "") -> Trainin
     ),
   }
   classes = sorted({label for clip in (*train, *validation) for label in clip.labels})
-  return listed_set(
-    name, parts, kind.seconds, classes=classes, objective="tags", metric=kind.metric
-  )
+  return listed_set(name, parts, classes=classes, objective="tags", metric=kind.metric)
 
 
 def _clips(folder: Path, kind: _Kind, table: str, name: str) -> list[Clip]:

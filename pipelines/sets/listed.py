@@ -41,7 +41,6 @@ class Listed(NamedTuple):
 def listed_set(
   name: str,
   parts: Mapping[str, Listed],
-  seconds: float,
   *,
   classes: Sequence[str] = (),
   objective: Objective = "classes",
@@ -54,7 +53,6 @@ def listed_set(
   Args:
     name: of the set.
     parts: by name; "train" and "test" at least.
-    seconds: longest clip that training hears.
     classes: none: those of the training part, in order of the alphabet.
     objective: tags may be any number for each clip, classes are one.
     metric: as in `TrainingSet`.
@@ -69,9 +67,7 @@ def listed_set(
   found = {
     part: (_selected(listed, ordered, objective, name, part),) for part, listed in parts.items()
   }
-  return TrainingSet(
-    name, ordered, objective, found, seconds, folds=folds, fold=fold, metric=metric
-  )
+  return TrainingSet(name, ordered, objective, found, folds=folds, fold=fold, metric=metric)
 
 
 def _selected(

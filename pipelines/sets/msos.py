@@ -17,8 +17,6 @@ from pipelines.sets.base import TrainingSet, folder_of, one_split, read_table
 from pipelines.sets.listed import Clip, Listed, listed_set, nine_tenths
 from pipelines.sources import open_source
 
-SECONDS = 5.0
-
 
 def msos(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   """The published development and evaluation parts."""
@@ -33,7 +31,7 @@ def msos(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
     "validation": Listed(heard, validation),
     "test": Listed(open_source(str(folder / "Evaluation"), cfg), test),
   }
-  return listed_set("msos", parts, SECONDS)
+  return listed_set("msos", parts)
 
 
 def _clips(table: Path, in_folders: bool) -> list[Clip]:

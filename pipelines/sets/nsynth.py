@@ -21,7 +21,6 @@ from pipelines.sets.base import TrainingSet, folder_of, one_split
 from pipelines.sets.listed import Clip, Listed, listed_set, numbered_classes
 from pipelines.sources import open_source
 
-SECONDS = 4.0
 _PARTS = {"train": "train", "validation": "valid", "test": "test"}
 _NUMBER, _NAME = "instrument_family", "instrument_family_str"
 
@@ -41,7 +40,7 @@ def nsynth(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
     for part, theirs in _PARTS.items()
   }
   classes = numbered_classes(list(notes["train"].values()), _NUMBER, _NAME, "nsynth: examples.json")
-  return listed_set("nsynth", parts, SECONDS, classes=classes)
+  return listed_set("nsynth", parts, classes=classes)
 
 
 def _notes(path: Path) -> dict[str, dict[str, str]]:

@@ -30,7 +30,6 @@ from pipelines.sources import Source, open_source
 from pipelines.sources.hdf5 import HDF5Source
 from pipelines.sources.selected import SelectedSource, rows_of
 
-SECONDS = 10.0
 # In the order of the published label arrays, which is that of the alphabet.
 INSTRUMENTS = (
   *("accordion", "banjo", "bass", "cello", "clarinet", "cymbals", "drums", "flute", "guitar"),
@@ -47,7 +46,7 @@ def openmic(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   one_split(fold, "openmic")
   folder = folder_of(path, "openmic", f"openmic_*.csv_mp3.hdf, or {LABELS} with audio/")
   parts = _published(folder, cfg) if (folder / LABELS).is_file() else _packed(folder, cfg)
-  return TrainingSet("openmic", INSTRUMENTS, "tags", parts, SECONDS)
+  return TrainingSet("openmic", INSTRUMENTS, "tags", parts)
 
 
 def _part(

@@ -23,7 +23,6 @@ from pipelines.sources import Source, open_source
 from pipelines.sources.manifest import SUFFIXES, ManifestSource
 from pipelines.sources.selected import SelectedSource
 
-SECONDS = 10.0
 HOLDOUT = 0.2  # of a set that nobody has split, where `data.holdout` is 0
 SEPARATOR = ";"
 _PARTS = {"train": "train", "test": "test", "eval": "test", "validation": "validation"}
@@ -113,7 +112,7 @@ def _split(
         skipped=getattr(source, "skipped", ()) if part == "train" else (),
       ),
     )
-  return TrainingSet(name, classes, objective, found, SECONDS)
+  return TrainingSet(name, classes, objective, found)
 
 
 def _no_fold(fold: str, name: str) -> None:

@@ -20,7 +20,6 @@ from pipelines.sets.base import TrainingSet, every_id, folder_of
 from pipelines.sets.listed import Clip, leave_out, listed_set
 from pipelines.sources import open_source
 
-SECONDS = 5.3  # the longest
 FOLDS = ("1", "2", "3", "4")
 ACTORS_OF_A_FOLD = 6
 # In the order of their numbers, from 01.
@@ -48,4 +47,4 @@ def ravdess(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   )
   fold = fold or FOLDS[0]
   parts = leave_out(clips, FOLDS, fold, "ravdess", source)
-  return listed_set("ravdess", parts, SECONDS, classes=EMOTIONS, folds=FOLDS, fold=fold)
+  return listed_set("ravdess", parts, classes=EMOTIONS, folds=FOLDS, fold=fold)

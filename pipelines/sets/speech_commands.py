@@ -21,7 +21,6 @@ from pipelines.sets.base import TrainingSet, every_id, folder_of, one_split, rea
 from pipelines.sets.listed import Clip, Listed, listed_set, without_suffix
 from pipelines.sources import open_source
 
-SECONDS = 1.0
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN = "unknown"
 _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
@@ -51,7 +50,7 @@ def _speech_commands(
     part: Listed(source, [Clip(clip, (label(clip),)) for clip in lists[part]])
     for part in ("train", "validation", "test")
   }
-  return listed_set(name, parts, SECONDS, classes=(*commands, UNKNOWN) if commands else ())
+  return listed_set(name, parts, classes=(*commands, UNKNOWN) if commands else ())
 
 
 def _listed(path: Path, name: str) -> list[str]:

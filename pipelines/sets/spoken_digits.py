@@ -11,8 +11,6 @@ from pipelines.sets.base import TrainingSet, every_id, folder_of, pick
 from pipelines.sources import open_source
 from pipelines.tasks.spoken_digits import NAME_PATTERN
 
-SECONDS = 1.0
-
 
 def spoken_digits(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   """`fold` is the speaker that the test part consists of; none: the first in order of the alphabet.
@@ -47,7 +45,6 @@ def spoken_digits(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
       "train": part([m for m in found if m["speaker"] != fold], f"without {fold}"),
       "test": part([m for m in found if m["speaker"] == fold], f"of {fold}"),
     },
-    seconds=SECONDS,
     folds=tuple(speakers),
     fold=fold,
   )

@@ -36,7 +36,6 @@ from pipelines.sources.hdf5 import HDF5Source
 from pipelines.sources.selected import ABSENT, SelectedSource, rows_of
 from pipelines.targets import PackedTargets
 
-SECONDS = 10.0
 AUDIOSET_CLASSES, FSD50K_CLASSES = 527, 200
 CLASS_LIST = "class_labels_indices.csv"
 _YOUTUBE_ID = 11  # characters
@@ -50,7 +49,7 @@ def audioset(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   A folder that lacks one of the training sets is trained on with the other alone.
   """
   one_split(fold, "audioset")
-  return TrainingSet("audioset", *_audioset(path, _AUDIOSET["train"], cfg), SECONDS)
+  return TrainingSet("audioset", *_audioset(path, _AUDIOSET["train"], cfg))
 
 
 def audioset_weak(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
@@ -78,7 +77,7 @@ def _validated_on_balanced(
       f"{name}: {path!r} lacks one of {', '.join(f'{part}_segments' for part in train)}; "
       "audioset_balanced needs the balanced set alone, and audioset takes either"
     )
-  return TrainingSet(name, classes, objective, {**parts, "validation": parts["train"][:1]}, SECONDS)
+  return TrainingSet(name, classes, objective, {**parts, "validation": parts["train"][:1]})
 
 
 def _audioset(
@@ -112,7 +111,7 @@ def fsd50k(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
     part: (packed(folder / f"FSD50K.{name}_mp3.hdf", classes, cfg),)
     for part, name in _FSD50K.items()
   }
-  return TrainingSet("fsd50k", classes, "tags", parts, SECONDS)
+  return TrainingSet("fsd50k", classes, "tags", parts)
 
 
 def packed(path: Path, classes: tuple[str, ...], cfg: DataConfig) -> SelectedSource:
@@ -247,4 +246,4 @@ def _fsd50k_files(folder: Path, cfg: DataConfig) -> TrainingSet:
     "validation": part("dev", [r for r in dev if r["split"] == "val"], "validation"),
     "test": part("eval", test, "test"),
   }
-  return TrainingSet("fsd50k", classes, "tags", parts, SECONDS)
+  return TrainingSet("fsd50k", classes, "tags", parts)

@@ -58,9 +58,7 @@ def device_of(recording: str) -> str:
   return name.device if name else ""
 
 
-def tau_set(
-  path: str, cfg: DataConfig, fold: str, name: str, seconds: float, pieces: bool
-) -> TrainingSet:
+def tau_set(path: str, cfg: DataConfig, fold: str, name: str, pieces: bool) -> TrainingSet:
   """The published split of one of the sets, in the order of meta.csv; it has one fold.
 
   Args:
@@ -68,7 +66,6 @@ def tau_set(
     cfg: as in `open_set`.
     fold: "" or "1".
     name: of the set, for messages.
-    seconds: length of its clips.
     pieces: whether its recordings were cut.
   """
   if fold not in ("", "1"):
@@ -91,7 +88,7 @@ def tau_set(
   parts = {which: part(which) for which in _SPLITS}
   names = tuple(sorted({told.device for told in listed.values()}))
   devices = RecordingDevices(names, MAIN_DEVICE, GROUPS, device_of)
-  return TrainingSet(name, classes, "classes", parts, seconds, devices=devices)
+  return TrainingSet(name, classes, "classes", parts, devices=devices)
 
 
 def _listed(path: Path, name: str, pieces: bool) -> dict[str, Name]:

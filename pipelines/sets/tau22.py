@@ -16,12 +16,10 @@ from pipelines.sets.base import TrainingSet
 from pipelines.sets.tau import parse_name, tau_set
 from pipelines.sources.joined import JoinedSource
 
-SECONDS = 1.0
-
 
 def tau22(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   """The published split, clip by clip; clips stand in the order of meta.csv."""
-  return tau_set(path, cfg, fold, name="tau22", seconds=SECONDS, pieces=True)
+  return tau_set(path, cfg, fold, name="tau22", pieces=True)
 
 
 def tau22_joined(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:

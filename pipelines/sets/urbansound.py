@@ -14,7 +14,6 @@ from pipelines.sets.listed import Clip, leave_out, listed_set, numbered_classes
 from pipelines.sources import open_source
 
 FOLDS = tuple(str(n) for n in range(1, 11))
-SECONDS = 4.0
 _COLUMNS = ("slice_file_name", "fold", "classID", "class")
 
 
@@ -32,4 +31,4 @@ def urbansound8k(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   fold = fold or FOLDS[0]
   source = open_source(str(folder / "audio"), cfg)
   parts = leave_out(clips, FOLDS, fold, name, source)
-  return listed_set(name, parts, SECONDS, classes=classes, folds=FOLDS, fold=fold)
+  return listed_set(name, parts, classes=classes, folds=FOLDS, fold=fold)

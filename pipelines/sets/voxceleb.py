@@ -17,7 +17,6 @@ from pipelines.sets.base import TrainingSet, every_id, folder_of, one_split, rea
 from pipelines.sets.listed import Clip, Listed, listed_set, without_suffix
 from pipelines.sources import open_source
 
-SECONDS = 4.0
 _PARTS = {"1": "train", "2": "validation", "3": "test"}
 
 
@@ -32,7 +31,7 @@ def voxceleb1(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   for part, listed in _split(folder / "iden_split.txt"):
     person = listed.split("/", 1)[0]
     clips[part].append(Clip(above.get(_clip(listed), listed), (person,)))
-  return listed_set("voxceleb1", {p: Listed(source, c) for p, c in clips.items()}, SECONDS)
+  return listed_set("voxceleb1", {p: Listed(source, c) for p, c in clips.items()})
 
 
 def _clip(path: str) -> str:

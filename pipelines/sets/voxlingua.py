@@ -15,8 +15,6 @@ from pipelines.sets.base import TrainingSet, every_id, folder_of, one_split
 from pipelines.sets.listed import Clip, Listed, listed_set, nine_tenths
 from pipelines.sources import Source, open_source
 
-SECONDS = 4.0
-
 
 def voxlingua107(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
   """The published parts, the figure being the error rate."""
@@ -33,7 +31,7 @@ def voxlingua107(path: str, cfg: DataConfig, fold: str = "") -> TrainingSet:
     "validation": Listed(heard, validation),
     "test": Listed(test, _clips(test)),
   }
-  return listed_set("voxlingua107", parts, SECONDS, metric="error_rate")
+  return listed_set("voxlingua107", parts, metric="error_rate")
 
 
 def _clips(source: Source) -> list[Clip]:

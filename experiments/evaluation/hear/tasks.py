@@ -27,7 +27,6 @@ class Task(NamedTuple):
     mode: `mode` of the folders: which extent of the set.
     group: of the embedding study.
     folds: 0 for training, validation and test parts; else how many are left out in turn.
-    seconds: of a clip; None where they keep their lengths (0.3 to 30 s).
     scores: in order; the first selects, stops and counts.
     best: the highest first score of a system of the challenge; None where unknown.
     events: whether embeddings and answers are over time.
@@ -39,7 +38,6 @@ class Task(NamedTuple):
   mode: str
   group: Group
   folds: int
-  seconds: float | None
   scores: tuple[str, ...]
   best: float | None
   events: bool = False
@@ -58,62 +56,54 @@ TASKS: dict[str, Task] = {
     "full",
     "general",
     0,
-    600.0,
     ("aucroc", "mAP", "d_prime", "top1_acc"),
     0.877965838,
   ),
   "beijing_opera": Task(
-    "Beijing Opera", ("beijing_opera",), "full", "music", 5, 4.77, _CLIP, 0.974556744
+    "Beijing Opera", ("beijing_opera",), "full", "music", 5, _CLIP, 0.974556744
   ),
-  "crema_d": Task("CREMA-D", ("tfds_crema_d",), "full", "speech", 5, 5.0, _CLIP, 0.752084637),
+  "crema_d": Task("CREMA-D", ("tfds_crema_d",), "full", "speech", 5, _CLIP, 0.752084637),
   "dcase2016": Task(
     "DCASE 2016",
     ("dcase2016_task2",),
     "full",
     "general",
     0,
-    120.0,
     ("event_onset_200ms_fms", "segment_1s_er"),
     0.925373137,
     events=True,
     tags=True,
   ),
-  "esc50": Task("ESC-50", ("esc50",), "full", "general", 5, 5.0, _CLIP, 0.947499991),
-  "fsd50k": Task(
-    "FSD50K", ("fsd50k",), "full", "general", 0, None, _RANKED, 0.640896618, tags=True
-  ),
-  "gtzan_genre": Task("GTZAN Genre", ("tfds_gtzan",), "full", "music", 10, 30.0, _CLIP, 0.88300001),
+  "esc50": Task("ESC-50", ("esc50",), "full", "general", 5, _CLIP, 0.947499991),
+  "fsd50k": Task("FSD50K", ("fsd50k",), "full", "general", 0, _RANKED, 0.640896618, tags=True),
+  "gtzan_genre": Task("GTZAN Genre", ("tfds_gtzan",), "full", "music", 10, _CLIP, 0.88300001),
   "gtzan_music_speech": Task(
     "GTZAN Music/Speech",
     ("tfds_gtzan_music_speech",),
     "full",
     "general",
     10,
-    30.0,
     _CLIP,
     0.992307693,
   ),
-  "gunshot": Task(
-    "Gunshot", ("gunshot_triangulation",), "full", "general", 7, 1.5, _CLIP, 0.96726191
-  ),
-  "libricount": Task("Libricount", ("libricount",), "full", "speech", 5, 5.0, _CLIP, 0.785314691),
+  "gunshot": Task("Gunshot", ("gunshot_triangulation",), "full", "general", 7, _CLIP, 0.96726191),
+  "libricount": Task("Libricount", ("libricount",), "full", "speech", 5, _CLIP, 0.785314691),
   "maestro": Task(
     "Maestro 5h",
     ("maestro",),
     "5h",
     "music",
     5,
-    120.0,
     ("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
     0.469076937,
     events=True,
     tags=True,
   ),
   "mridangam_stroke": Task(
-    "Mridangam Stroke", ("mridangam_stroke",), "full", "music", 5, 0.81, _CLIP, 0.975348616
+    "Mridangam Stroke", ("mridangam_stroke",), "full", "music", 5, _CLIP, 0.975348616
   ),
   "mridangam_tonic": Task(
-    "Mridangam Tonic", ("mridangam_tonic",), "full", "music", 5, 0.81, _CLIP, 0.941521704
+    "Mridangam Tonic", ("mridangam_tonic",), "full", "music", 5, _CLIP, 0.941521704
   ),
   "nsynth_pitch_50h": Task(
     "NSynth Pitch 50h",
@@ -121,7 +111,6 @@ TASKS: dict[str, Task] = {
     "50h",
     "music",
     0,
-    4.0,
     ("pitch_acc", "chroma_acc"),
     0.899999976,
   ),
@@ -131,7 +120,6 @@ TASKS: dict[str, Task] = {
     "5h",
     "music",
     0,
-    4.0,
     ("pitch_acc", "chroma_acc"),
     0.878000021,
   ),
@@ -141,7 +129,6 @@ TASKS: dict[str, Task] = {
     "5h",
     "speech",
     0,
-    1.0,
     ("top1_acc",),
     0.976278186,
   ),
@@ -151,15 +138,14 @@ TASKS: dict[str, Task] = {
     "full",
     "speech",
     0,
-    1.0,
     ("top1_acc",),
     0.977914095,
   ),
   "vocal_imitation": Task(
-    "Vocal Imitation", ("vocal_imitation",), "full", "general", 3, 11.26, _RANKED, 0.215213895
+    "Vocal Imitation", ("vocal_imitation",), "full", "general", 3, _RANKED, 0.215213895
   ),
   "vox_lingua": Task(
-    "VoxLingua107 top 10", ("vox_lingua_top10",), "full", "speech", 5, 18.64, _CLIP, 0.720185053
+    "VoxLingua107 top 10", ("vox_lingua_top10",), "full", "speech", 5, _CLIP, 0.720185053
   ),
 }
 

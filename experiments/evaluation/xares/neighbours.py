@@ -1,7 +1,11 @@
 """X-ARES' k-NN protocol: the ten nearest embeddings vote, each by a softmax of its similarity.
 
-    x = test row / its norm,   y = training column / its norm  (as released: see `SCALINGS`)
+    x = test row / its norm,   y = training column / its norm  (as released)
     votes of class c = sum over the k nearest with that class of softmax(x . y / temperature)
+
+The package transposes the training embeddings before it normalises along the second axis, so every
+feature gets unit length over the training part, and rows keep theirs: scaling "released". With
+"cosine" rows have unit length on both sides, and the product is the cosine.
 
 Source: the package's `KNN` and `KNNTrainer`.
 """
@@ -20,10 +24,6 @@ from experiments.evaluation.xares.head import Rounds, Rows
 from experiments.evaluation.xares.scores import masked_accuracy
 from pipelines.errors import DataError
 
-# The package transposes the training embeddings before it normalises along the second axis, so
-# every feature gets unit length over the training part, and rows keep theirs: "released". With
-# "cosine" rows have unit length on both sides, and the product is the cosine.
-SCALINGS: tuple[Scaling, ...] = ("released", "cosine")
 NEIGHBOURS, TEMPERATURE = 10, 0.07
 _LEAST_NORM = 1e-12  # PyTorch's own
 _AT_ONCE = 256  # test rows whose similarities are held at the same time

@@ -43,7 +43,6 @@ class Row:
       used as such; any others are folds, each of which is the test part once.
     recipe: see there.
     crop_seconds: clips are cut into pieces so long, each of which counts as a clip; 0 leaves them.
-    private: whether the audio is not published.
   """
 
   title: str
@@ -52,7 +51,6 @@ class Row:
   parts: dict[str, str]
   recipe: Recipe = Recipe()
   crop_seconds: int = 0
-  private: bool = False
 
 
 def _splits(train: str = "train", valid: str = "valid", test: str = "test") -> dict[str, str]:
@@ -71,7 +69,7 @@ _LONG = Recipe(epochs=20)
 
 def _private(name: str, title: str, key: str, recipe: Recipe = _LONG) -> Row:
   parts = _splits(f"{name}_train", f"{name}_test", f"{name}_test")
-  return Row(title, key, 5000, parts, recipe, private=True)
+  return Row(title, key, 5000, parts, recipe)
 
 
 TASKS: dict[str, Row] = {
@@ -147,6 +145,7 @@ TASKS: dict[str, Row] = {
   "voxlingua33": Row(
     "VoxLingua33", "labels", 1609, _splits("train_subset", "dev", "dev"), _BATCH_64, 10
   ),
+  # The audio of these is not published.
   "finger_snap": _private("finger_snap", "Finger snap sound", "tag"),
   "inside_outside_car": _private("inside_outside_car", "Inside/outside car", "position"),
   "key_scratching": _private("key_scratching", "Key scratching car", "tag"),
@@ -158,7 +157,6 @@ TASKS: dict[str, Row] = {
     5000,
     _splits("subway_broadcast", "subway_broadcast", "subway_broadcast"),
     _LONG,
-    private=True,
   ),
 }
 

@@ -134,7 +134,7 @@ def test_the_metric_of_a_set_comes_first():
   one = np.array([[0, 1], [0, 1]], np.float32)
 
   def first(metric, objective, labels):
-    labelled = TrainingSet("x", ("a", "b"), objective, {}, 1.0, metric=metric)
+    labelled = TrainingSet("x", ("a", "b"), objective, {}, metric=metric)
     return next(iter(score_of(labelled, logits, {"labels": labels}).means.items()))
 
   assert first("mAP_at_3", "tags", one) == ("mAP_at_3", 0.75)

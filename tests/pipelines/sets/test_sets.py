@@ -63,7 +63,7 @@ def esc(tmp_path):
 def test_esc_leaves_one_fold_out_and_orders_classes_by_target(esc):
   found = open_set(f"esc50={esc}", CFG, "2")
   assert found.classes == ("dog", "cow", "rooster")
-  assert (found.objective, found.seconds) == ("classes", 5.0)
+  assert found.objective == "classes"
   assert labels(found, "test") == {"clip1.flac": "dog", "clip6.flac": "rooster"}
   train = labels(found, "train")
   assert len(train) == 7

@@ -37,7 +37,7 @@ def told(labelled, part):
 def test_the_published_split_in_the_order_of_the_table(tau22):
   found = open_set(f"tau22={tau22}", CFG)
   assert found.classes == ("airport", "bus", "park", "tram")  # one of them in neither part
-  assert (found.objective, found.seconds, found.fold) == ("classes", 1.0, "")
+  assert (found.objective, found.fold) == ("classes", "")
   assert told(found, "train") == [
     (f"{LISTED[0]}.wav", "tram"),
     (f"{LISTED[1]}.wav", "airport"),
@@ -60,7 +60,7 @@ def test_the_set_of_2020_has_whole_recordings_and_devices(tmp_path):
   write_tables(tmp_path, names, {"train": names[:2], "evaluate": names[2:]})
   write_audio(tmp_path, names)
   found = open_set(f"dcase20={tmp_path}", CFG)
-  assert (found.classes, found.seconds) == (("airport", "tram"), 10.0)
+  assert found.classes == ("airport", "tram")
   assert told(found, "train") == [(f"{names[0]}.wav", "tram"), (f"{names[1]}.wav", "airport")]
   assert told(found, "test") == [(f"{names[2]}.wav", "tram")]
   assert found.devices.names == ("a", "b", "s1")

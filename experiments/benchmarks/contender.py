@@ -1,6 +1,7 @@
 """One contender of a benchmark: a process that prepares a case once and times calls on demand.
 
 Lines of JSON in both directions: {"case": {...}, "calls": 5} -> {"ms": [...]} or {"skip": reason}.
+Other requests and answers are between a command and its worker; notes may come before an answer.
 Between its turns a contender waits for the next line and uses no core, so that the rounds of all
 contenders can alternate on one machine. Each has the Python it needs: the PyTorch side can run in
 an environment of its own.
@@ -13,7 +14,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.training.errors import RunError
@@ -58,20 +59,30 @@ class Contender:
 
     Raises Skipped where the contender cannot run the case, RunError where its process died.
     """
-    answer = self._ask({"case": dict(case), "calls": calls})
-    if "skip" in answer:
-      raise Skipped(answer["skip"])
-    return answer["ms"]
+    return self.ask({"case": dict(case), "calls": calls})["ms"]
 
-  def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+  def ask(
+    self, request: Mapping[str, Any], noted: Callable[[Any], None] | None = None
+  ) -> dict[str, Any]:
+    """The answer to a request; `noted` gets what {"note": ...} brings on the way.
+
+    Raises Skipped where the worker answers {"skip": reason}, RunError where its process died.
+    """
     assert self._process.stdin is not None
     assert self._process.stdout is not None
     with contextlib.suppress(OSError, ValueError):
       self._process.stdin.write(json.dumps(request) + "\n")
       self._process.stdin.flush()
       while line := self._process.stdout.readline():
-        if line.startswith("{"):  # libraries print what they like besides
-          return json.loads(line)
+        if not line.startswith("{"):  # libraries print what they like besides
+          continue
+        answer = json.loads(line)
+        if "skip" in answer:
+          raise Skipped(answer["skip"])
+        if "note" not in answer:
+          return answer
+        if noted:
+          noted(answer["note"])
     self._errors.seek(0)
     said = [line for line in self._errors.read().splitlines() if line.strip()]
     raise RunError(f"{self.name}: the worker ended: {said[-1] if said else 'it said nothing'}")

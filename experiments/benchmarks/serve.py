@@ -1,6 +1,8 @@
-"""The worker's side of `contender.py`: reads requests, times calls. Needs nothing but Python."""
+"""The worker's side of `contender.py`: reads requests, answers. Needs nothing but Python."""
 
+import importlib.metadata
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +35,36 @@ def serve(prepare: Callable[[dict[str, Any]], Callable[[], Any]]) -> None:
         times.append(1e3 * (time.perf_counter() - start))
       answer = {"ms": times}
     print(json.dumps(answer), flush=True)
+
+
+def answer(handle: Callable[[dict[str, Any], Callable[[Any], None]], dict[str, Any]]) -> None:
+  """Answers requests until standard input closes; what else is printed goes to standard error.
+
+  handle: a request and a function that sends a note to an answer. What it cannot import is told as
+  {"skip": reason}.
+  """
+  out = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+
+  def send(message: dict[str, Any]) -> None:
+    print(json.dumps(message), file=out, flush=True)
+
+  for line in sys.stdin:
+    try:
+      send(handle(json.loads(line), lambda note: send({"note": note})))
+    except ImportError as error:
+      send({"skip": f"{type(error).__name__}: {error}"})
+
+
+def versions(names: list[str]) -> dict[str, Any]:
+  """{"python": ..., name: version} of installed packages; "unknown" where no record tells."""
+  found = {"python": ".".join(map(str, sys.version_info[:3]))}
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "unknown"
+  return found
 
 
 def _prepared(prepare: Callable, case: dict[str, Any]) -> Callable[[], Any] | str:

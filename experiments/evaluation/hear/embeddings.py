@@ -89,6 +89,28 @@ def embed_parts(folder: TaskFolder, model: Hears, out: Path) -> dict[str, Part]:
   return parts
 
 
+def kept_parts(folder: TaskFolder, kept: Path) -> dict[str, Part]:
+  """The embeddings of all parts that `embed_parts` has kept in a folder, whatever model made them.
+
+  Raises DataError for a part that is missing, damaged, or of other clips than the task's.
+  """
+  parts = {}
+  for part in folder.parts:
+    path, truth = kept / f"{part}.npz", folder.truth(part)
+    try:
+      with np.load(path) as arrays:
+        files = json.loads(str(arrays["told"]))["files"]
+        rows = arrays["x"], arrays["owner"], arrays["times"]
+    except DAMAGED as error:
+      raise DataError(
+        f"{path}: {error}; evaluate --suite hear keeps embeddings in HEAR_OUT/MODEL/TASK/embeddings"
+      ) from None
+    if sorted(files) != sorted(truth):
+      raise DataError(f"{path}: the clips are not those of {folder.path / part}.json")
+    parts[part] = _with_targets(folder, truth, files, *rows)
+  return parts
+
+
 def join(parts: Sequence[Part]) -> Part:
   """One part after the other."""
   counts = np.cumsum([0, *(len(part.files) for part in parts)])

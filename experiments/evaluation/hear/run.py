@@ -42,9 +42,7 @@ def run_hear(
   folders = chosen(cfg)
   if any(folder.events for folder in folders):
     load_sed_eval()
-  together = cfg.side_by_side
-  if together < 0:
-    together = 1 if jax.default_backend() == "cpu" else 0
+  together = candidates_together(cfg.side_by_side)
   search = Search(points=cfg.grid_points, seed=cfg.seed, side_by_side=together)
   search.grid.drawn(search.points)  # a wrong number shows before the first clip
   records = []
@@ -64,6 +62,13 @@ def run_hear(
   print(table)
   for path in out:
     write_report(path, records, table)
+
+
+def candidates_together(asked: int) -> int:
+  """`Search.side_by_side` of what a command is told, of which -1 goes by the kind of device."""
+  if asked < 0:
+    return 1 if jax.default_backend() == "cpu" else 0
+  return asked
 
 
 def task_table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -42,6 +42,7 @@ class Search:
   points: int = 8
   seed: int = 0
   side_by_side: int = 0
+  first_split: bool = False  # only that, on which the grid is searched
 
 
 def run_task(
@@ -60,7 +61,7 @@ def run_task(
   grid = folder.grid(search.grid)
   points = grid.drawn(search.points)
   settings = _settings(folder, parts, grid, search)
-  splits = folder.splits
+  splits = folder.splits[:1] if search.first_split else folder.splits
   looks = {split: look_of(folder, parts[split.valid]) for split in splits}
 
   def trained(split: Split, number: int, chosen: list[int]) -> list[Best]:

@@ -75,6 +75,9 @@ def test_results_of_each_split_are_kept(tmp_path):
   assert again["scores"] == whole["scores"]
   assert again["splits"]["fold01"]["looks"] == whole["splits"]["fold01"]["looks"]
   assert (out / "grid.json").stat().st_mtime_ns == stamp
+  alone = run_task(folder, parts, dataclasses.replace(search, first_split=True), out)
+  assert list(alone["splits"]) == ["fold00"]
+  assert alone["scores"] == whole["splits"]["fold00"]["scores"]
   # The first split by itself is what it was among the others.
   (out / "fold00.json").unlink()
   once_more = run_task(folder, parts, search, out)["splits"]["fold00"]

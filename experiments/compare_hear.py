@@ -33,6 +33,7 @@ from experiments.evaluation.hear.package_files import write_package_files
 from experiments.evaluation.hear.run import candidates_together
 from experiments.evaluation.hear.scores import load_sed_eval
 from experiments.evaluation.hear.task import Search, run_task
+from experiments.evaluation.left_out import spread_of
 from experiments.evaluation.report import markdown_table
 from experiments.training import cli
 from experiments.training.entry import say
@@ -93,18 +94,18 @@ def _check(cfg: CompareConfig) -> None:
     raise UsageError(f"--seeds {' '.join(map(str, cfg.seeds))}: different ones, 0 or more")
   if cfg.side_by_side < -1 or cfg.threads < 0:
     raise UsageError("--side_by_side: -1, 0 or a number of candidates; --threads: 0 or more")
-  if cfg.out and Path(cfg.out).suffix != ".json":
-    raise UsageError(f"--out {cfg.out}: end the name in .json")
+  if cfg.out:
+    packages.check_output(cfg.out)
   most = len(Search().grid.points)
   if not 1 <= cfg.grid_points <= most:
     raise UsageError(f"--grid_points {cfg.grid_points}: the grid has {most}; try 1 or more")
 
 
 def _settings(cfg: CompareConfig, parts: Mapping[str, Part]) -> dict[str, Any]:
-  """What decides the result of a turn."""
+  """What decides the result of a turn, and the time that it takes on one machine."""
   digest = hashlib.sha256()
   for name in sorted(parts):
-    for array in (parts[name].x, parts[name].y):
+    for array in (parts[name].x, parts[name].y, parts[name].owner, parts[name].times):
       digest.update(np.ascontiguousarray(array).data)
   return {
     "task": Path(cfg.task).name,
@@ -113,6 +114,8 @@ def _settings(cfg: CompareConfig, parts: Mapping[str, Part]) -> dict[str, Any]:
     "embeddings": digest.hexdigest(),
     "grid_points": cfg.grid_points,
     "first_split": cfg.first_split,
+    "threads": cfg.threads,
+    "side_by_side": cfg.side_by_side,
   }
 
 
@@ -150,7 +153,7 @@ def _taken(
     request |= {"points": cfg.grid_points, "first_split": cfg.first_split}
     for seed, who in missing:
       if who == THERE:
-        told = worker.ask({**request, "seed": seed}, lambda _: bar.add())
+        told = packages.ask(worker, packages.HEAR, {**request, "seed": seed}, lambda _: bar.add())
       else:
         search = Search(
           points=cfg.grid_points,
@@ -198,7 +201,8 @@ def table(turns: Sequence[Mapping[str, Any]], score: str) -> str:
     )
     means[who] = figures.mean(axis=0)
     test, validation, used, clock = means[who]
-    apart = f"{test:.4f} ± {figures[:, 0].std():.4f}"
+    spread = spread_of(figures[:, 0].tolist())
+    apart = f"{test:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
     rows.append(["mean", who, score, apart, f"{validation:.4f}", "", f"{used:.1f}", f"{clock:.1f}"])
   text = markdown_table(HEADER, rows)
   if both:

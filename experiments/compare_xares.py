@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from experiments.benchmarks import packages
 from experiments.benchmarks.contender import Contender
 from experiments.evaluation.encoders import FEATURES
+from experiments.evaluation.left_out import spread_of
 from experiments.evaluation.report import markdown_table
 from experiments.evaluation.xares import suite
 from experiments.evaluation.xares.head import train_heads
@@ -79,10 +80,12 @@ def main(cfg: CompareConfig) -> None:
       "classes": len(task.classes),
       "rounds": len(task.parts) if task.folds else 1,
     }
-    turns = taken(task, pooled, cfg.seeds, worker)
+    turns: list[dict[str, Any]] = []
+    for turn in taken(task, pooled, cfg.seeds, worker):
+      turns.append(turn)
+      if cfg.out:
+        write_json(Path(cfg.out), {"about": about, "turns": turns})
   print(table(turns))
-  if cfg.out:
-    write_json(Path(cfg.out), {"about": about, "turns": turns})
 
 
 def _check(cfg: CompareConfig) -> None:
@@ -91,12 +94,12 @@ def _check(cfg: CompareConfig) -> None:
       raise UsageError(f"--{name} is missing: --checkpoint FILE --task NAME=FOLDER")
   if cfg.seeds < 1 or cfg.threads < 0:
     raise UsageError("--seeds: at least 1; --threads: 0 or more")
-  if cfg.out and Path(cfg.out).suffix != ".json":
-    raise UsageError(f"--out {cfg.out}: end the name in .json")
+  if cfg.out:
+    packages.check_output(cfg.out)
 
 
-def taken(task: Task, pooled: Pooled, seeds: int, worker: Contender) -> list[dict[str, Any]]:
-  """All turns: {"protocol", "who", "scores": one for each seed, "seconds", "processor_seconds"}.
+def taken(task: Task, pooled: Pooled, seeds: int, worker: Contender) -> Iterator[dict[str, Any]]:
+  """One turn after the other: protocol, who, scores (one for each seed), seconds of both kinds.
 
   The package has a turn for each seed. Here every turn trains all seeds; the first one compiles.
   """
@@ -112,7 +115,6 @@ def taken(task: Task, pooled: Pooled, seeds: int, worker: Contender) -> list[dic
 
   order = [("linear", seed) for seed in range(seeds)]
   order += [("knn", seed) for seed in (0, 1) if recipe.knn]  # twice: the first one here compiles
-  found = []
   with (
     tempfile.TemporaryDirectory(prefix="xares-") as folder,
     Progress("compare_xares", 2 * len(order), "turns") as bar,
@@ -126,16 +128,18 @@ def taken(task: Task, pooled: Pooled, seeds: int, worker: Contender) -> list[dic
       **{key: getattr(recipe, key) for key in ("epochs", "batch_size", "learning_rate", "metric")},
     }
     for protocol, seed in order:
-      told = worker.ask({**request, "protocol": protocol, "seed": seed})
-      found.append({"protocol": protocol, "who": THERE, "scores": [told.pop("score")], **told})
+      told = packages.ask(worker, packages.XARES, {**request, "protocol": protocol, "seed": seed})
+      yield _said({"protocol": protocol, "who": THERE, "scores": [told.pop("score")], **told})
       bar.add()
       ours = here({"linear": linear, "knn": knn}[protocol])
-      found.append({"protocol": protocol, "who": HERE, **ours})
+      yield _said({"protocol": protocol, "who": HERE, **ours})
       bar.add()
-      for turn in found[-2:]:
-        scores = " ".join(f"{score:.4f}" for score in turn["scores"])
-        say(f"compare_xares: {protocol}, {turn['who']}: {scores}, {turn['seconds']:.2f} s")
-  return found
+
+
+def _said(turn: dict[str, Any]) -> dict[str, Any]:
+  scores = " ".join(f"{score:.4f}" for score in turn["scores"])
+  say(f"compare_xares: {turn['protocol']}, {turn['who']}: {scores}, {turn['seconds']:.2f} s")
+  return turn
 
 
 def here(run: Callable[[], list[float]]) -> dict[str, Any]:
@@ -173,8 +177,9 @@ def table(turns: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scores(scores: Sequence[float]) -> list[str]:
-  """[mean, deviation over seeds]."""
-  return [f"{np.mean(scores):.4f}", f"{np.std(scores):.4f}" if len(scores) > 1 else ""]
+  """[mean, deviation over seeds]; k-NN has the same score in every turn."""
+  spread = spread_of(scores)
+  return [f"{np.mean(scores):.4f}", "" if spread is None else f"{spread:.4f}"]
 
 
 def _times(turns: Sequence[Mapping[str, Any]], joined: Callable[[list[float]], Any]) -> list[str]:

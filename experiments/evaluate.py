@@ -28,7 +28,7 @@ from experiments.evaluation.comparison import SUITES, Probes, Suite, compare, ta
 from experiments.evaluation.comparison_picture import bars, check_picture
 from experiments.evaluation.embed import Pooling
 from experiments.evaluation.encoders import FEATURES, RANDOM, name_of, open_encoder
-from experiments.evaluation.feature_sets import asked, columns_of
+from experiments.evaluation.feature_sets import JOINT, asked, columns_of
 from experiments.evaluation.hear.config import HearConfig
 from experiments.evaluation.rivals import RIVAL_SPECS
 from experiments.evaluation.trained import AttentionConfig, MlpConfig
@@ -102,6 +102,8 @@ def main(cfg: EvaluateConfig) -> None:
   )
   encoders = {name_of(spec, specs): open_one(spec) for spec in specs}
   sets = {name: columns_of(one, cfg.features) for name, one in encoders.items() if cfg.apart}
+  if cfg.apart and not any(sets.values()):
+    raise UsageError("--apart: none of the encoders is an MN or a DyMN, which have feature sets")
   probes = Probes(cfg.k, cfg.metric, cfg.c, cfg.seeds, cfg.mlp, cfg.attention)
   say = functools.partial(print, file=sys.stderr, flush=True)
   rows = compare(encoders, tasks, suites, probes, cache_root(cfg.cache), say, sets)
@@ -154,6 +156,7 @@ def check(cfg: EvaluateConfig) -> tuple[Suite, ...]:
     raise UsageError(f"--{given[0]}: is of probes; the suite {benchmarks[0]} takes it not")
   if not cfg.tasks:
     raise UsageError("--tasks is empty: give NAME=FOLDER, or synthetic")
+  _check_features(cfg)
   if cfg.k < 1:
     raise UsageError(f"--k {cfg.k}: at least one neighbour must vote")
   if not cfg.c > 0:
@@ -167,6 +170,18 @@ def check(cfg: EvaluateConfig) -> tuple[Suite, ...]:
   if cfg.picture:
     check_picture(cfg.picture)
   return tuple(probes)
+
+
+def _check_features(cfg: EvaluateConfig) -> None:
+  if not cfg.features:
+    raise UsageError("--features is empty: name some of blocks, mel, se, clf1, clf2, logits")
+  joint = [name for name in cfg.features if JOINT in name]
+  if joint and not cfg.apart:
+    sets = " ".join(asked(joint[:1]))
+    raise UsageError(f"--features {joint[0]}: sets are joined under --apart; else write {sets}")
+  rows = [frozenset(name.split(JOINT)) for name in cfg.features]
+  if cfg.apart and len(set(rows)) < len(rows):
+    raise UsageError("--features: under --apart each row must be another one")
 
 
 def _check_fit(name: str, cfg: MlpConfig | AttentionConfig) -> None:

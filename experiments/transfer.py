@@ -55,9 +55,10 @@ def _network(cfg: TransferConfig) -> Config:
 
 
 def _as_told(found: Config, model: Config, source: str) -> Config:
-  """The network with what `--model` says of its training, as `finetune --init` has it.
+  """The network with what `--model` says of dropout and compute.
 
-  UsageError for anything else that `--model` says: the network is another.
+  UsageError for anything else that `--model` says: the network is another. A value that is the
+  default cannot be told from none.
   """
   told = {path: value for path, _, value in config_io.diff(MODEL, model)}
   if type(model) is not type(MODEL):

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dasheng_jax.errors import ConfigError
 from mobile_jax.config import Activation
 
 # Of both axes, or (frequency, time).
@@ -61,6 +62,10 @@ def per_channel(x: jax.Array) -> jax.Array:
 
 def has_native(x: jax.Array, kernels: str, activation: Activation = "none") -> bool:
   """True where the C++ forms are asked for, are there, and take this map and this activation."""
+  if kernels == "native" and jax.default_backend() != "cpu":
+    raise ConfigError(
+      f"kernels 'native' is for CPUs, and this is a {jax.default_backend()}; take 'auto'"
+    )
   if kernels == "xla" or x.dtype != jnp.float32 or x.size == 0:
     return False
   from mobile_jax import native

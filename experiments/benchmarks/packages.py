@@ -8,7 +8,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -92,10 +92,34 @@ def worker_of(
 
 def check(worker: Contender, package: Package, torch_python: str) -> dict[str, Any]:
   """Versions of what a worker runs on. Raises UsageError where it lacks something."""
+  place = f"with the Python of --torch_python ({torch_python or sys.executable})"
+  return ask(worker, package, {"versions": [package.name, *package.beside]}, place=place)
+
+
+def ask(
+  worker: Contender,
+  package: Package,
+  request: Mapping[str, Any],
+  noted: Callable[[Any], None] | None = None,
+  *,
+  place: str = "with the Python of --torch_python",
+) -> dict[str, Any]:
+  """A worker's answer. Raises UsageError where it cannot, with what the package needs."""
   try:
-    return worker.ask({"versions": [package.name, *package.beside]})
+    return worker.ask(request, noted)
   except Skipped as reason:
     raise UsageError(
-      f"{package.name} does not run ({reason}): {package.install}, with the Python of "
-      f"--torch_python ({torch_python or sys.executable}), or into a folder for --package"
+      f"{package.name} does not run ({reason}): {package.install}, {place}, or into a folder for "
+      "--package"
     ) from None
+
+
+def check_output(path: str) -> None:
+  """Makes the folder of a file before hours go into it. UsageError for a name without .json."""
+  file = pathlib.Path(path).expanduser()
+  if file.suffix != ".json":
+    raise UsageError(f"--out {path}: end the name in .json")
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UsageError(f"--out {path}: {error.strerror or error}") from None

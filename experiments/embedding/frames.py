@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, reduce
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from dasheng_jax.errors import ConfigError
 from experiments.embedding.embedder import in_batches
@@ -127,6 +127,12 @@ class MobileFrames:
       sizes = sorted({1, self.rows(size)})
       made.append(in_batches(lambda wave: (self._call(self.variables, wave),), rows, sizes))
     return [np.concatenate([x for (x,) in parts]) for parts in zip(*made, strict=True)]
+
+  def centres_ms(self, count: int) -> Float32[np.ndarray, " count"]:
+    """Of `count` embeddings in ms: the middle of a step, or of a whole patch."""
+    frame_ms = 1000 * self.cfg.mel.hop_length / self.cfg.mel.sample_rate
+    middle = (self.grid.step + self.grid.more) / 2
+    return (frame_ms * (self.grid.step * np.arange(count) + middle)).astype(np.float32)
 
   def _samples(self, count: int) -> int:
     return self.grid.frames(count) * self.cfg.mel.hop_length

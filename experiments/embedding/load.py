@@ -59,7 +59,7 @@ def open_embedder(
 
 
 def is_dasheng(path: Path, model: str) -> bool:
-  """Whether weights are of Dasheng rather than of MN or DyMN. UsageError for an unknown name."""
+  """Whether weights are of Dasheng and not of `mobile_jax`. UsageError for an unknown name."""
   import dasheng_jax
   import mobile_jax
 
@@ -70,6 +70,14 @@ def is_dasheng(path: Path, model: str) -> bool:
       raise UsageError(f"--model: {unknown_name('model', model, sorted({*dashengs, *mobiles}))}")
     return model in dashengs
   return not _is_mobile(path)
+
+
+def has_features(path: Path) -> bool:
+  """Whether a file or folder is of MN or DyMN, whose feature sets can be chosen."""
+  from mobile_jax.families import Tagger
+  from mobile_jax.weights.load import read_model
+
+  return not is_dasheng(path, "") and isinstance(read_model(path)[0], Tagger)
 
 
 def _is_mobile(path: Path) -> bool:
@@ -183,7 +191,7 @@ def _dasheng(
     if model or not path.is_file():
       raise
     raise WeightsError(
-      f"{error}; if these are weights of MN or DyMN, pass their name, as in --model mn10_as"
+      f"{error}; if these are weights of mobile_jax, pass their name, as in --model mn10_as"
     ) from None
   return dasheng_embedder(
     cfg, variables, pooling, timestamps=timestamps, dtype=dtype, batch_seconds=batch_seconds

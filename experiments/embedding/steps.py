@@ -1,8 +1,8 @@
 """Scenes and timestamps of the networks that have one kind of embedding: a vector each time step.
 
 CP-Mobile, CP-ResNet, PaSST, MobileNetV2 and EfficientNet-B0. The steps are the timestamps, and
-their mean is the scene: what the network pools for its classifier, but for PaSST, whose classifier
-reads two tokens of their own.
+their mean is the scene, the last one weighed by how much of it the recording fills. For whole steps
+that is what a CNN pools for its classifier; PaSST's classifier reads two tokens of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.embedding.embedder import Embedding, check_long_enough
 from experiments.embedding.frames import MobileFrames
+from mobile_jax.inference import least_samples
 from mobile_jax.network import Config, Variables
 
 
@@ -40,7 +41,7 @@ class StepEmbedder:
 
   def group(self, samples: int) -> Hashable:
     """The number of time steps."""
-    check_long_enough(samples, self.cfg.mel.min_samples, self.sample_rate, "are needed")
+    check_long_enough(samples, least_samples(self.cfg), self.sample_rate, "are needed")
     return self.steps.group(samples)
 
   def rows(self, group: Hashable) -> int:
@@ -49,12 +50,22 @@ class StepEmbedder:
 
   def embed(self, waves: Sequence[np.ndarray]) -> list[Embedding]:
     """One embedding per wave f32[s] of one group; zeros follow a wave up to a whole step."""
-    made = []
-    for found in self.steps.frames(waves):
-      scene = found.mean(axis=0)
-      if not self.timestamps:
-        made.append(Embedding(scene))
-        continue
-      centres = self.steps.hop_ms * (np.arange(len(found)) + 0.5)
-      made.append(Embedding(scene, found, centres.astype(np.float32)))
-    return made
+    found = self.over_time(waves)
+    scenes = [self._mean(steps, len(wave)) for (steps, _), wave in zip(found, waves, strict=True)]
+    if not self.timestamps:
+      return [Embedding(scene) for scene in scenes]
+    return [Embedding(scene, *timed) for scene, timed in zip(scenes, found, strict=True)]
+
+  def scenes(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """f32[d] of each wave of one group."""
+    made = self.steps.frames(waves)
+    return [self._mean(steps, len(wave)) for steps, wave in zip(made, waves, strict=True)]
+
+  def over_time(self, waves: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(f32[n, d], centres f32[n] in ms) of each wave of one group."""
+    return [(steps, self.steps.centres_ms(len(steps))) for steps in self.steps.frames(waves)]
+
+  def _mean(self, steps: np.ndarray, samples: int) -> np.ndarray:
+    filled = 1000 * samples / self.sample_rate / self.steps.hop_ms - np.arange(len(steps))
+    share = np.clip(filled, 1e-6, 1).astype(np.float32)
+    return share @ steps / share.sum()

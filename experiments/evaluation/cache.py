@@ -52,7 +52,7 @@ class Cache:
   """
 
   def __init__(self, folder: Path, settings: Mapping[str, Any]):
-    described = {**settings, **surroundings()}
+    described = {"embedder": dict(settings), **surroundings()}
     text = json.dumps(described, sort_keys=True)
     self.path = folder / hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     self.described = described

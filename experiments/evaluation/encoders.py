@@ -82,7 +82,7 @@ def _random(spec: str, features: tuple[str, ...], pooling: str, timestamps: bool
   key = jax.random.key(seed)
   if os.path.exists(os.path.expanduser(name)):
     if not is_dasheng(Path(name).expanduser(), ""):
-      raise UsageError(f"{spec}: of MN and DyMN give the name of a size, as in {RANDOM}mn04")
+      raise UsageError(f"{spec}: give the name of a size, as in {RANDOM}mn04")
     dasheng, trained = dasheng_jax.read_encoder(name)
     variables = {**_fresh_dasheng(dasheng, key), "batch_stats": trained["batch_stats"]}
     return dasheng_embedder(dasheng, variables, pooling, timestamps=timestamps)

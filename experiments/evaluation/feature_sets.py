@@ -41,7 +41,7 @@ def columns_of(
   if not isinstance(embedder, MobileEmbedder):
     return {}
   cfg = embedder.cfg
-  sizes = part_sizes(cfg, embedder.parts)
+  sizes = part_sizes(cfg, embedder.parts, embedder.settings["pooling"])
   begins = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
   return {
     one: np.concatenate(

@@ -107,7 +107,7 @@ def _by_xla(
 def _takes_in_place(optimiser: Optimiser, params: Tree, grads: Tree) -> bool:
   cfg = optimiser.cfg
   return (
-    optimiser.kernels == "auto"
+    optimiser.kernels != "xla"
     and cfg.name == "adamw"
     and not cfg.coupled_decay
     and not cfg.clip_norm

@@ -104,8 +104,8 @@ def test_the_table_of_made_up_turns():
   chosen = "2 x uniform, 0.00032"
   assert cells[2] == ["0", "heareval", "top1_acc", "0.8500", "0.9000", chosen, "60.0", "40.0"]
   assert cells[5][3] == "0.8000"  # of the split that has a figure
-  assert cells[7][1:5] == ["heareval", "top1_acc", "0.9000 ± 0.0500", "0.8000"]
-  assert cells[8][1:] == ["here", "top1_acc", "0.7750 ± 0.0250", "0.8500", "", "20.0", "12.5"]
+  assert cells[7][1:5] == ["heareval", "top1_acc", "0.9000 ± 0.0707", "0.8000"]
+  assert cells[8][1:] == ["here", "top1_acc", "0.7750 ± 0.0354", "0.8500", "", "20.0", "12.5"]
   assert "takes 3.00 times the processor time and 3.20 times the time on the clock" in lines[-1]
   assert "2 seed(s)" in lines[-1]
 

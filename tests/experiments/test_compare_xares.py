@@ -53,7 +53,7 @@ def test_both_sides_in_turn(cfg, capsys):
   assert len(linear[1]) == 2
   assert found["about"]["classes"] == 2
   assert found["about"]["rounds"] == 5
-  assert lines[2].startswith("| linear   | xares          | 0.5050 | 0.0050 ")
+  assert lines[2].startswith("| linear   | xares          | 0.5050 | 0.0071 ")
   assert [line.split("|")[2].strip() for line in lines[2:]] == [
     "xares",
     "here",
@@ -74,8 +74,8 @@ def test_the_table_of_made_up_turns():
     made_up("knn", "here", [0.6], 3.0, 3.0),
   ]
   cells = [[c.strip() for c in line.strip("|").split("|")] for line in table(turns).splitlines()]
-  assert cells[2] == ["linear", "xares", "0.9000", "0.0816", "34.00", "26.00"]
-  assert cells[3] == ["linear", "here", "0.8333", "0.0943", "4.00", "3.00"]
+  assert cells[2] == ["linear", "xares", "0.9000", "0.1000", "34.00", "26.00"]
+  assert cells[3] == ["linear", "here", "0.8333", "0.1155", "4.00", "3.00"]
   assert cells[4] == ["linear", "here, compiled", "", "", "1.50", "0.60"]
   assert cells[5] == ["knn", "xares", "0.6000", "", "5.00", "5.00"]
   assert cells[6] == ["knn", "here", "0.6000", "", "3.00", "3.00"]

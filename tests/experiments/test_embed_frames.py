@@ -11,6 +11,7 @@ import mobile_jax
 from dasheng_jax.errors import ConfigError
 from experiments.embedding.frames import Grid, MobileFrames, grid_of, in_steps, parts_over_time
 from experiments.embedding.load import HOP_SECONDS, WINDOW_SECONDS, mobile_embedder
+from experiments.embedding.steps import StepEmbedder
 from experiments.evaluation import encoders
 from experiments.training.errors import UsageError
 from experiments.xares.load import DashengFrames
@@ -19,6 +20,7 @@ from mobile_jax.inference import log_mel
 from mobile_jax.network import infer, shapes
 from mobile_jax.passt_config import PaSSTConfig
 from mobile_jax.scene_config import CPMobileConfig, CPResNetConfig
+from pipelines.errors import BadAudio
 from tests.experiments.embed_models import DASHENG, DYMN, MN, dasheng, drawn, mobile, noise
 from tests.mobile_jax.fixtures import quick
 from tests.mobile_jax.quantised.conftest import SMALL
@@ -97,6 +99,25 @@ def test_company_and_passes_change_nothing():
 @pytest.fixture(scope="module")
 def scene_model():
   return dataclasses.replace(SMALL, mel=CPMobileConfig().mel)
+
+
+def test_the_mean_weighs_the_last_step_by_what_it_holds(scene_model, monkeypatch):
+  embedder = StepEmbedder(scene_model, shapes(scene_model))
+  whole = round(embedder.steps.hop_ms / 1000 * embedder.sample_rate)
+  steps = np.array([[1.0], [2.0], [8.0]], np.float32)
+  monkeypatch.setattr(embedder.steps, "frames", lambda waves: [steps[: -(-len(waves[0]) // whole)]])
+  for samples, mean in ((whole // 2, 1), (2 * whole, 1.5), (2 * whole + whole // 4, 5 / 2.25)):
+    (scene,) = embedder.scenes([noise(samples)])
+    np.testing.assert_allclose(scene, [mean], rtol=1e-3)
+  with pytest.raises(BadAudio, match="too short"):
+    embedder.group(10)
+
+
+def test_centres_are_those_of_steps_and_of_patches(scene_model):
+  steps, patches = (MobileFrames(cfg, shapes(cfg)) for cfg in (scene_model, PASST))
+  np.testing.assert_allclose(steps.centres_ms(2), steps.hop_ms * np.array([0.5, 1.5]))
+  # Sixteen frames of 10 ms, every ten.
+  np.testing.assert_allclose(patches.centres_ms(3), [80, 180, 280])
 
 
 @pytest.mark.slow

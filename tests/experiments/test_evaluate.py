@@ -128,6 +128,26 @@ def test_feature_sets_are_rows_of_their_own(fakes, monkeypatch, capsys):
   assert told["a power"].startswith("100.0 %")
   assert told["a nothing"].startswith("50.0 %")
   assert len(fakes) == 1
+  monkeypatch.setattr(evaluate, "columns_of", lambda embedder, features: {})
+  with pytest.raises(UsageError, match="--apart: none of the encoders is an MN or a DyMN"):
+    evaluate.main(EvaluateConfig(checkpoint=("a",), apart=True))
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    (
+      {"features": ("blocks+mel",)},
+      "are joined under --apart; else write blocks mel",
+    ),
+    ({"features": ("blocks+mel", "mel+blocks"), "apart": True}, "each row must be another one"),
+    ({"features": ()}, "--features is empty"),
+    ({"apart": True, "suite": ("hear",)}, "--apart: is of probes"),
+  ],
+)
+def test_feature_sets_that_make_no_rows(changes, words):
+  with pytest.raises(UsageError, match=words):
+    evaluate.check(EvaluateConfig(checkpoint=("a",), **changes))
 
 
 def test_flags(fakes):

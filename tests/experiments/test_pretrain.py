@@ -253,6 +253,7 @@ def test_waves_in_memory_are_trained_on(tmp_path, no_pictures):
     pretrain.main(cfg, fewer)
 
 
+@pytest.mark.slow
 def test_bad_audio_is_named_once_in_training_and_validation(
   tmp_path, monkeypatch, capsys, caplog, no_pictures
 ):

@@ -68,7 +68,7 @@ SECTION_7 = {
   "mels 256": Row(4_876_831, None, 1_078_752_743),
 }
 # Measured in full in every run; the others by the marker "slow", and by hand in every run.
-QUICK = ("mn10", "dymn04 replace_se")
+QUICK = ("mn10",)
 
 
 def config(name):

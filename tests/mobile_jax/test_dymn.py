@@ -37,7 +37,8 @@ def test_recorded_inference(name, recorded, variables_of):
   assert all(worst(logits[0], other) > 1e-3 for other in logits[1:])
 
 
-@pytest.mark.parametrize("temperature", [1.0, pytest.param(30.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [1.0, 30.0])
 def test_recorded_inference_on_plain_xla(temperature, inferred, recorded, variables_of):
   arrays, prefix = recorded(NAME).arrays, f"T{temperature:.0f}/"
   out = inferred(NAME, variables_of(NAME), temperature)

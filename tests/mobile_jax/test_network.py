@@ -58,6 +58,7 @@ def test_kernels_differ_by_layer_and_by_key():
   assert worst(one["stem"]["kernel"], np.asarray(other["stem"]["kernel"])) > 0.1
 
 
+@pytest.mark.slow
 def test_one_global_batch_has_one_set_of_statistics_on_any_mesh():
   """Eight clips on eight devices, one each: outputs and new statistics are those of one device."""
   cfg = MNConfig(width=0.1, classes=5, head="fully_convolutional")

@@ -15,6 +15,8 @@ from mobile_jax.network import shapes, train_outputs
 from mobile_jax.weights.names import rules
 from tests.mobile_jax.fixtures import quick
 
+pytestmark = pytest.mark.slow  # a step of the trainer is a quick test in test_scene_training.py
+
 
 @pytest.fixture(scope="module")
 def step(scene_fixtures):

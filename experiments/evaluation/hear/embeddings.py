@@ -22,7 +22,7 @@ ORDER_SEED = 0
 
 
 class Hears(Protocol):
-  """What the benchmark asks of a model: the embedders of MN, DyMN and Dasheng have it."""
+  """What the benchmark asks of a model; all that `open_encoder` opens have it."""
 
   sample_rate: int
   settings: dict[str, Any]

@@ -199,7 +199,11 @@ UNUSUAL = MNConfig(
 
 @pytest.mark.parametrize(
   "kind",
-  ["huggingface", "orbax", "safetensors", pytest.param("torch", marks=pytest.mark.torch)],
+  [
+    pytest.param("huggingface", marks=pytest.mark.slow),
+    *("orbax", "safetensors"),
+    pytest.param("torch", marks=pytest.mark.torch),
+  ],
 )
 def test_settings_that_no_tensor_tells_go_along(kind, drawn_model, tmp_path):
   """To every kind of destination and back, and by `write_model` too."""

@@ -78,7 +78,10 @@ def test_there_and_back(family, to, tmp_path):
 
 @pytest.mark.parametrize(
   "family",
-  [n if n != "efficientnet" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
+  [
+    pytest.param(n, marks=pytest.mark.slow if n in ("efficientnet", "mobilenet_v2") else ())
+    for n in NETWORKS
+  ],
 )
 def test_stages_and_where_they_show(family):
   cfg = NETWORKS[family]

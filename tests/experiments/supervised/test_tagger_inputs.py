@@ -60,7 +60,7 @@ def batch():
   return {"wave": jnp.asarray(wave), "labels": jnp.asarray(labels)}
 
 
-@pytest.mark.parametrize("where", ["wave", "spectrum"])
+@pytest.mark.parametrize("where", ["wave", pytest.param("spectrum", marks=pytest.mark.slow)])
 def test_pairs_and_their_labels_are_mixed_by_the_same_shares(batch, where):
   one = recipe(pairs=where, pair_alpha=0.5)
   found = program(one)(batch, KEY)

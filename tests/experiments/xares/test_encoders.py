@@ -12,7 +12,7 @@ from experiments.xares.api import class_name
 from experiments.xares.load import open_frames
 from mobile_jax.network import shapes
 from tests.experiments.embed_models import DASHENG, MN, dasheng, drawn, mobile, noise
-from tests.experiments.xares.test_frames import PASST
+from tests.experiments.test_embed_frames import PASST
 
 CLASSES = {
   "dasheng": "DashengEncoder",

@@ -123,6 +123,7 @@ def fit(features, labels, folds=FOLDS, seeds=1, dropout=0.3, **changes):
   return fit_probe(mlp(8, dropout), cfg, inputs, targets_of(labels, CLASSES), folds, seeds=seeds)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_repeat():
   two = fit(FEATURES, LABELS, seeds=2)
   np.testing.assert_array_equal(two, fit(FEATURES, LABELS, seeds=2))

@@ -8,7 +8,7 @@ from experiments.embedding.embedder import Embedding
 from experiments.embedding.mobile import MobileEmbedder
 from experiments.evaluation.feature_sets import asked, columns_of, cut
 from experiments.evaluation.rivals import RIVALS, LogMelEmbedder
-from tests.experiments.embed_models import MN, mobile
+from tests.experiments.embed_models import MN, mobile, noise
 
 FEATURES = ("blocks", "mel", "clf1+mel", "mel+blocks")
 
@@ -25,6 +25,16 @@ def test_a_set_is_its_columns_in_the_released_order():
   np.testing.assert_array_equal(found["blocks"], last)
   np.testing.assert_array_equal(found["clf1+mel"], np.arange(128 + clf1))
   np.testing.assert_array_equal(found["mel+blocks"], np.concatenate([mel, last]))
+
+
+@pytest.mark.slow
+def test_a_set_is_what_a_run_with_it_alone_makes():
+  every = MobileEmbedder(MN, mobile(MN), features=asked(FEATURES))
+  alone = MobileEmbedder(MN, mobile(MN), features=("clf1", "mel"))
+  wave = noise(5_100)
+  (whole,), (part,) = every.embed([wave]), alone.embed([wave])
+  found = cut(whole, columns_of(every, FEATURES)["clf1+mel"])
+  np.testing.assert_allclose(found.scene, part.scene, atol=2e-5)
 
 
 def test_frames_are_cut_too():

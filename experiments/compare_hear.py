@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 
 from experiments.benchmarks import packages
 from experiments.benchmarks.contender import Contender
+from experiments.benchmarks.serve import timed
 from experiments.evaluation.hear.embeddings import Part, kept_parts
 from experiments.evaluation.hear.folder import TaskFolder, open_folder
 from experiments.evaluation.hear.package_files import write_package_files
@@ -175,10 +175,7 @@ def _taken(
 def here(folder: TaskFolder, parts: Mapping[str, Part], search: Search) -> dict[str, Any]:
   """A turn of this library, in the form in which the package's worker answers."""
   with tempfile.TemporaryDirectory() as out:
-    began, used = time.perf_counter(), time.process_time()
-    result = run_task(folder, parts, search, Path(out))
-    times = {"seconds": time.perf_counter() - began}
-    times["processor_seconds"] = time.process_time() - used
+    result, times = timed(lambda: run_task(folder, parts, search, Path(out)))
   names = ("validation", "scores")
   splits = {name: {key: record[key] for key in names} for name, record in result["splits"].items()}
   found = result["search"]

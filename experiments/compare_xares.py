@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from experiments.benchmarks import packages
 from experiments.benchmarks.contender import Contender
+from experiments.benchmarks.serve import timed
 from experiments.evaluation.encoders import FEATURES
 from experiments.evaluation.left_out import spread_of
 from experiments.evaluation.report import markdown_table
@@ -131,8 +131,8 @@ def taken(task: Task, pooled: Pooled, seeds: int, worker: Contender) -> Iterator
       told = packages.ask(worker, packages.XARES, {**request, "protocol": protocol, "seed": seed})
       yield _said({"protocol": protocol, "who": THERE, "scores": [told.pop("score")], **told})
       bar.add()
-      ours = here({"linear": linear, "knn": knn}[protocol])
-      yield _said({"protocol": protocol, "who": HERE, **ours})
+      scores, times = timed({"linear": linear, "knn": knn}[protocol])
+      yield _said({"protocol": protocol, "who": HERE, "scores": scores, **times})
       bar.add()
 
 
@@ -140,17 +140,6 @@ def _said(turn: dict[str, Any]) -> dict[str, Any]:
   scores = " ".join(f"{score:.4f}" for score in turn["scores"])
   say(f"compare_xares: {turn['protocol']}, {turn['who']}: {scores}, {turn['seconds']:.2f} s")
   return turn
-
-
-def here(run: Callable[[], list[float]]) -> dict[str, Any]:
-  """A turn of this library."""
-  began, used = time.perf_counter(), time.process_time()
-  scores = run()
-  return {
-    "scores": scores,
-    "seconds": time.perf_counter() - began,
-    "processor_seconds": time.process_time() - used,
-  }
 
 
 def table(turns: Sequence[Mapping[str, Any]]) -> str:

@@ -24,7 +24,7 @@ from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import package_patches
-from serve import answer, versions
+from serve import answer, timed, versions
 
 THREADS, *FOLDERS = sys.argv[1:]
 sys.path[1:1] = FOLDERS
@@ -68,20 +68,19 @@ def handle(request, note):
     "seed_everything": functools.partial(seed, request["seed"]),
     "get_splits_from_metadata": lambda _: splits,
   }
-  began, used = time.perf_counter(), time.process_time()
+  run = functools.partial(
+    kit.task_predictions,
+    embedding_path=folder,
+    embedding_size=request["size"],
+    grid_points=request["points"],
+    gpus=None,
+    in_memory=True,
+    deterministic=True,
+    grid="default",
+    logger=logging.getLogger("heareval"),
+  )
   with mock.patch.multiple(kit, **changed):
-    kit.task_predictions(
-      embedding_path=folder,
-      embedding_size=request["size"],
-      grid_points=request["points"],
-      gpus=None,
-      in_memory=True,
-      deterministic=True,
-      grid="default",
-      logger=logging.getLogger("heareval"),
-    )
-  times = {"seconds": time.perf_counter() - began}
-  times["processor_seconds"] = time.process_time() - used
+    _, times = timed(run)
   told = json.loads((folder / "test.predicted-scores.json").read_text())
   shutil.rmtree(folder / "lightning_logs", ignore_errors=True)  # every candidate's weights
   return {

@@ -15,11 +15,10 @@ import functools
 import pathlib
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import package_patches
-from serve import answer, versions
+from serve import answer, timed, versions
 
 THREADS, *FOLDERS = sys.argv[1:]
 sys.path[1:1] = FOLDERS
@@ -40,11 +39,12 @@ def handle(request, note):
   if "versions" in request:
     return versions(request["versions"])
   with tempfile.TemporaryDirectory() as folder:
-    began, used = time.perf_counter(), time.process_time()
-    task = task_of(kit, request, folder)
-    score, _ = task.run_mlp() if request["protocol"] == "linear" else task.run_knn()
-    times = {"seconds": time.perf_counter() - began}
-    times["processor_seconds"] = time.process_time() - used
+
+    def run():
+      task = task_of(kit, request, folder)
+      return task.run_mlp() if request["protocol"] == "linear" else task.run_knn()
+
+    (score, _), times = timed(run)
   return {"score": float(score), **times}
 
 

@@ -116,7 +116,7 @@ def ask(
 
 def check_output(path: str) -> None:
   """Makes the folder of a file before hours go into it. UsageError for a name without .json."""
-  file = pathlib.Path(path).expanduser()
+  file = pathlib.Path(path)
   if file.suffix != ".json":
     raise UsageError(f"--out {path}: end the name in .json")
   try:

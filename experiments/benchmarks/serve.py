@@ -56,6 +56,14 @@ def answer(handle: Callable[[dict[str, Any], Callable[[Any], None]], dict[str, A
       send({"skip": f"{type(error).__name__}: {error}"})
 
 
+def timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+  """(what a turn gives, its time on the clock and of the processors in this process)."""
+  began, used = time.perf_counter(), time.process_time()
+  found = run()
+  seconds = time.perf_counter() - began
+  return found, {"seconds": seconds, "processor_seconds": time.process_time() - used}
+
+
 def versions(names: list[str]) -> dict[str, Any]:
   """{"python": ..., name: version} of installed packages; "unknown" where no record tells."""
   found = {"python": ".".join(map(str, sys.version_info[:3]))}

@@ -67,5 +67,6 @@ class StepEmbedder:
 
   def _mean(self, steps: np.ndarray, samples: int) -> np.ndarray:
     filled = 1000 * samples / self.sample_rate / self.steps.hop_ms - np.arange(len(steps))
-    share = np.clip(filled, 1e-6, 1).astype(np.float32)
+    # The first step always holds some of it; one of zeros alone counts for nothing.
+    share = np.clip(filled, 0, 1).astype(np.float32)
     return share @ steps / share.sum()

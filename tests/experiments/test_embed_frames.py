@@ -108,7 +108,7 @@ def test_the_mean_weighs_the_last_step_by_what_it_holds(scene_model, monkeypatch
   monkeypatch.setattr(embedder.steps, "frames", lambda waves: [steps[: -(-len(waves[0]) // whole)]])
   for samples, mean in ((whole // 2, 1), (2 * whole, 1.5), (2 * whole + whole // 4, 5 / 2.25)):
     (scene,) = embedder.scenes([noise(samples)])
-    np.testing.assert_allclose(scene, [mean], rtol=1e-3)
+    np.testing.assert_allclose(scene, [mean], rtol=1e-6)
   with pytest.raises(BadAudio, match="too short"):
     embedder.group(10)
 

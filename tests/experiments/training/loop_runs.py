@@ -1,6 +1,5 @@
 """Runs of a task that compiles at once: what tests of the loop share."""
 
-import contextlib
 import dataclasses
 import functools
 
@@ -44,9 +43,9 @@ _train_step = functools.cache(compile_train_step)
 _eval_step = functools.cache(compile_eval_step)
 
 
-@contextlib.contextmanager
+@pytest.fixture(autouse=True, scope="module")
 def compiled_once():
-  """Within it, runs that are alike compile once, whichever file of tests they are in."""
+  """In a file that imports it, runs that are alike compile once, with those of other files."""
   with quick_compiles(), pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, "init_state", lambda *a: jax.tree.map(jnp.array, _first_state(*a)))
     patch.setattr(loop, "compile_train_step", _train_step)

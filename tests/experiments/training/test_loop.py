@@ -20,18 +20,12 @@ from tests.experiments.training.loop_runs import (
   QUIET,
   Batches,
   clips,
-  compiled_once,
+  compiled_once,  # noqa: F401
   held_out,
   make_run,
   table,
   with_cfg,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_once():
-  with compiled_once():
-    yield
 
 
 def test_every_interval_is_kept_and_the_end_counts_as_each(tmp_path):

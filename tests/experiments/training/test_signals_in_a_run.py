@@ -12,18 +12,12 @@ from experiments.training.loop import train
 from experiments.training.run import Interrupted
 from tests.experiments.training.loop_runs import (
   clips,
-  compiled_once,
+  compiled_once,  # noqa: F401
   make_run,
   same_bits,
   table,
   with_cfg,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_once():
-  with compiled_once():
-    yield
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,13 +11,13 @@ from experiments.training.loop import train
 from experiments.training.run import Interrupted
 from experiments.training.unusable import Unusable
 from pipelines.ledger import Ledger
-from tests.experiments.training.loop_runs import clips, compiled_once, held_out, make_run, with_cfg
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_once():
-  with compiled_once():
-    yield
+from tests.experiments.training.loop_runs import (
+  clips,
+  compiled_once,  # noqa: F401
+  held_out,
+  make_run,
+  with_cfg,
+)
 
 
 def listed(workdir):
